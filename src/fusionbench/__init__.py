@@ -1,0 +1,1 @@
+"""FusionBench: fuse deep models and benchmark the result."""

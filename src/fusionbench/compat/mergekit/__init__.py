@@ -1,0 +1,96 @@
+"""A mergekit recipe, translated: whole models, their parameters with filters and gradients, the base, dtypes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fusionbench.compat.mergekit.models import Model, named, read_models, read_reference
+from fusionbench.compat.mergekit.values import Values
+from fusionbench.compat.mergekit.words import DTYPES, KEYS, LATER, METHODS, Target
+from fusionbench.config.wording import unknown_key
+from fusionbench.errors import ConfigError
+from fusionbench.registry import methods, suggestion
+
+__all__ = ["from_mergekit"]
+JSON = Any
+
+
+def from_mergekit(document: Mapping[str, JSON]) -> tuple[dict[str, JSON], tuple[str, ...]]:
+    """Return the recipe that a mergekit document (0.1.5) describes, and notes on what was translated.
+
+    Args:
+        document: with `merge_method`; values may be text, as our reader gives them, or typed, as YAML's.
+
+    Returns:
+        A recipe's document, to be read by `Recipe.read`, with every parameter written out and `compat: mergekit` where
+        our method's arithmetic has that preset; and the notes.
+
+    Raises:
+        ConfigError: naming every key that is unknown, that cannot be honoured yet, or that mergekit ignores in silence.
+    """
+    name = str(document.get("merge_method"))
+    problems, notes = _unread(document), list[str]()
+    target = METHODS.get(name)
+    if target is None:
+        problems.append(f"merge_method: mergekit has no {name!r}. {suggestion(name, list(METHODS))}")
+    elif target.method not in methods:
+        problems.append(f"merge_method: {name} is our {target.method}, which this version does not have yet.")
+        target = None
+    models, base = read_models(document, problems), _base(document, problems)
+    dtype = _dtype(document, problems, notes)
+    if target is not None:
+        merged = _merged(name, target, models, base, problems)
+        values = Values(name, target, document.get("parameters"), problems, notes)
+        params = values.of(named(merged), [model for model in models if model not in merged])
+    if target is None or problems:
+        raise ConfigError("\n".join(problems))
+    entry = methods[target.method]
+    compat = {"compat": "mergekit"} if "mergekit" in (entry.compat or {}) else {}
+    method = {"name": entry.name, **compat, **target.sets}
+    notes.insert(0, f"merge_method: {name} → method: {', '.join(f'{key}: {value}' for key, value in method.items())}")
+    experts = {key: model.as_expert() for key, model in named(merged).items()}
+    return {"base": base, "experts": experts, "method": {**method, **params}, "output": {"dtype": dtype}}, tuple(notes)
+
+
+def _unread(document: Mapping[str, JSON]) -> list[str]:
+    """Return a problem for each key that is not read."""
+    known = (*KEYS, *LATER)
+    unknown = [unknown_key(str(key), "a mergekit recipe", known) for key in document if key not in known]
+    return [*unknown, *(f"{key} cannot be honoured yet." for key in document if key in LATER)]
+
+
+def _base(document: Mapping[str, JSON], problems: list[str]) -> str | None:
+    if document.get("base_model") is None:
+        return None
+    reference, adapter = read_reference(document["base_model"], "base_model", problems)
+    if adapter is not None:
+        problems.append(f"base_model: an adapter on the base ({adapter}) cannot be honoured yet.")
+    return reference
+
+
+def _dtype(document: Mapping[str, JSON], problems: list[str], notes: list[str]) -> str:
+    """Return the output's dtype; sums are in float32 whatever it is."""
+    names = {
+        key: str(document[key]).removeprefix("torch.")
+        for key in ("out_dtype", "dtype")
+        if document.get(key) is not None
+    }
+    for key, name in names.items():
+        if name not in DTYPES:
+            problems.append(f"{key}: expected one of {', '.join(DTYPES)}; got {name!r}.")
+    if "dtype" in names:
+        notes.append("dtype: mergekit calculates in it; here sums are in float32 and it is the output's dtype.")
+    return next(iter(names.values()), "base")
+
+
+def _merged(name: str, target: Target, models: Sequence[Model], base: str | None, problems: list[str]) -> list[Model]:
+    """Return the models that are merged: without the base where it is the origin of the deltas."""
+    is_base = [model.reference == base and model.adapter is None for model in models]
+    if target.base == "required" and base is None:
+        problems.append(f"base_model is missing: {name} needs it.")
+    if target.base == "input":
+        unlisted = base is not None and not any(is_base)
+        return [*models, *([Model("base_model", str(base), None, {})] if unlisted else [])]
+    merged = [model for model, same in zip(models, is_base, strict=True) if not same]
+    if models and not merged:
+        problems.append("models: there is none beside the base.")
+    return merged

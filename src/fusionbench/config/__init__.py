@@ -1,0 +1,30 @@
+"""Recipes: what to fuse, how, and what to evaluate it on; read from YAML and `key=value`, checked and written."""
+
+from fusionbench.config.document import parse_document, read_document
+from fusionbench.config.fields import Config
+from fusionbench.config.method import MethodConfig
+from fusionbench.config.recipe import (
+    ExpertConfig,
+    OutputConfig,
+    Recipe,
+    RuntimeConfig,
+    SuiteConfig,
+    TasksConfig,
+    identity,
+)
+from fusionbench.config.schema import recipe_schema
+
+__all__ = [
+    "Config",
+    "ExpertConfig",
+    "MethodConfig",
+    "OutputConfig",
+    "Recipe",
+    "RuntimeConfig",
+    "SuiteConfig",
+    "TasksConfig",
+    "identity",
+    "parse_document",
+    "read_document",
+    "recipe_schema",
+]

@@ -1,0 +1,102 @@
+"""YAML read as text: a value stays what was written, so that the type of its key reads it and YAML guesses nothing."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fusionbench.errors import ConfigError
+
+MOST_ENTRIES, MOST_NESTED = 100_000, 50
+_NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
+
+
+class _TextLoader(yaml.SafeLoader):
+    """Reads scalars as text, but for null; refuses tags and repeated keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Return the mapping; its keys are text, each once."""
+        seen = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == _NULL:
+                raise yaml.MarkedYAMLError(problem="a key must be text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def refuse(self, node: yaml.Node) -> Any:
+        """Refuse a node with a tag."""
+        raise yaml.MarkedYAMLError(problem=f"the tag {node.tag} is not read", problem_mark=node.start_mark)
+
+
+_TextLoader.yaml_implicit_resolvers = {
+    first: kept
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    if (kept := [(tag, pattern) for tag, pattern in resolvers if tag in (_NULL, _MERGE)])
+}
+_TextLoader.yaml_constructors = {
+    tag: construct
+    if tag in (_NULL, *(f"tag:yaml.org,2002:{kind}" for kind in ("str", "seq", "map")))
+    else _TextLoader.refuse
+    for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+}
+
+
+def read_document(file: str | Path) -> dict[str, Any]:
+    """Return what a YAML file says.
+
+    Raises:
+        ConfigError: where there is no such file, or it is not one YAML mapping; with the line.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"There is no file {file}.") from None
+    except (OSError, UnicodeError) as error:
+        raise ConfigError(f"{file} cannot be read: {error}.") from None
+    return parse_document(text, str(file))
+
+
+def parse_document(text: str, where: str) -> dict[str, Any]:
+    """Return what a YAML text says: text, null, lists and mappings.
+
+    Args:
+        text: one YAML document.
+        where: its name, for messages.
+
+    Raises:
+        ConfigError: where it is not one mapping, or is too large once its aliases are spelled out.
+    """
+    try:
+        documents = list(yaml.load_all(text, _TextLoader))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise ConfigError(f"{where}{place}: {error.problem or error.context}.") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}.") from None
+    if len(documents) > 1:
+        raise ConfigError(f"{where} holds {len(documents)} YAML documents; one is read. Give each a file of its own.")
+    document = documents[0] if documents else None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{where} is not a mapping of keys to values, such as 'method: ties'.")
+    _Spelled(where).measure(document, 0)
+    return document
+
+
+class _Spelled:
+    """Counts entries as if aliases were written out, so that a small file cannot fill the memory."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.entries = where, 0
+
+    def measure(self, value: Any, depth: int) -> None:
+        self.entries += 1
+        if self.entries > MOST_ENTRIES or depth > MOST_NESTED:
+            limits = f"more than {MOST_ENTRIES} entries or {MOST_NESTED} levels"
+            raise ConfigError(f"{self.where} has {limits}, aliases included.")
+        if isinstance(value, dict | list):
+            for item in value.values() if isinstance(value, dict) else value:
+                self.measure(item, depth + 1)

@@ -1,0 +1,101 @@
+"""What the toolkit may ask of an architecture, and nothing else: one class an architecture, none a method."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor, nn
+
+from fusionbench.weights.headers import TensorSpec
+
+Batch = dict[str, Any]
+"""What a family's `collate` made: tensors by name, the first dimension an example each. Labels, where there are any, are
+under "labels"; a batch drawn without labels has no such key."""
+Backbone = Callable[..., Any]
+"""A module of the family, or any callable with its signature."""
+
+
+class LinearSite(NamedTuple):
+    """A linear map inside a module: its weight is `(out, in)`, or `(in, out)` where not `inputs_last` (GPT-2's Conv1D)."""
+
+    name: str
+    module: nn.Module
+    inputs_last: bool = True
+
+
+class MlpParts(NamedTuple):
+    """Names of the linear maps of an MLP, relative to it: `gate` is None where the MLP has none."""
+
+    up: str
+    down: str
+    gate: str | None = None
+
+
+@runtime_checkable
+class Family(Protocol):
+    """An architecture: how it runs, how examples become its inputs, and what is fused of it.
+
+    Attributes:
+        name: in recipes and reports.
+        version: raised when an output changes.
+        tower: prefix of the tensors that are fused, "" for all.
+        model_types: values of `model_type` in `config.json` that it serves.
+    """
+
+    name: str
+    version: int
+    tower: str
+    model_types: tuple[str, ...]
+
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """Tell whether a checkpoint's `config.json` describes a model of this family."""
+        ...
+
+    def skeleton(self, config: Mapping[str, Any]) -> nn.Module:
+        """Return the module of `config`, in eval mode, its parameters on the meta device and its buffers real."""
+        ...
+
+    def names(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, str]:
+        """Return, for each canonical (file) name, the name of the same tensor in `skeleton`'s state dict."""
+        ...
+
+    def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Return examples as one batch of the backbone's inputs."""
+        ...
+
+    def features(self, backbone: Backbone, batch: Batch) -> Tensor:
+        """Run the backbone; return what a task's head reads: `(examples, width)` or `(examples, ..., width)`."""
+        ...
+
+
+@runtime_checkable
+class HasTokens(Protocol):
+    """A family whose inputs are tokens, some of which are padding."""
+
+    def token_mask(self, batch: Batch) -> Tensor | None:
+        """Return `(examples, tokens)`, true where a token is real; None where all are."""
+        ...
+
+
+@runtime_checkable
+class HasParts(Protocol):
+    """A family that names its parts to methods that look inside; absent parts raise MissingPart."""
+
+    def linears(self, module: nn.Module) -> Iterator[LinearSite]:
+        """Yield every linear map of the fused part, in order of depth."""
+        ...
+
+    def blocks(self, module: nn.Module) -> list[str]:
+        """Return the names of the residual blocks of the fused part, in order of depth."""
+        ...
+
+    def mlps(self, module: nn.Module) -> list[str]:
+        """Return the names of the blocks' MLPs, in order of depth."""
+        ...
+
+    def mlp_parts(self, module: nn.Module) -> MlpParts:
+        """Return the names of the linear maps inside each MLP."""
+        ...
+
+    def width(self, config: Mapping[str, Any]) -> int:
+        """Return the width of the features."""
+        ...

@@ -1,0 +1,39 @@
+"""Fast paths of hot methods on CPU blocks, without torch; each equals its method's torch function bit for bit.
+
+A kernel is a primitive that several methods share. It sees float32 blocks; the engine widens what it reads and narrows
+what it writes (`tiles`).
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+Block = np.ndarray[Any, np.dtype[np.float32]]
+Place = tuple[str, int]
+"""A tensor, and the flat index of the first entry at hand."""
+State = dict[Any, Any]
+Visit = Callable[[State, Place, Block], None]
+"""What a first pass does with one tile: adds what it finds to a state. The block is `(experts, entries)`."""
+Scan = Callable[[Visit], Iterator[State]]
+"""One more pass over all inputs, in threads: visits every tile, one state for some neighbours, yielded in order."""
+
+
+class Kernel(NamedTuple):
+    """The torch-free form of a method.
+
+    Attributes:
+        apply: `(out, base, inputs, place, prepared, **parameters)`: fills `out` `(entries,)` from `base` `(entries,)`
+            and `inputs` `(experts, entries)`, all float32; inputs may be overwritten.
+        takes: whether `inputs` holds the experts' values or their deltas to the base.
+        prepare: `(scan, at, **parameters)`: a first look at the whole model, with each tensor's own parameters in `at`;
+            what it returns comes back as `prepared`.
+        serves: `(parameters) -> bool`: whether the kernel covers these values; else the torch function runs.
+        compiled: whether it needs the compiler; then reading is compiled too.
+    """
+
+    apply: Callable[..., None]
+    takes: Literal["deltas", "values"]
+    prepare: Callable[..., Any] | None = None
+    serves: Callable[[dict[str, Any]], bool] = lambda _: True
+    compiled: bool = False

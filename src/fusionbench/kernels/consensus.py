@@ -1,0 +1,93 @@
+"""Elect a sign for every entry and merge what agrees with it: the second half of TIES and of its relatives."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fusionbench.kernels import Block, Kernel, Place, Scan
+from fusionbench.kernels._compile import compiled
+from fusionbench.kernels.selection import At, Keep, Scope, Thresholds, thresholds, trim_below
+
+COMBINE = {"mean": 0, "sum": 1, "max": 2}
+
+
+STRIP = 1024
+"""Entries whose sums stay in the first-level cache."""
+
+
+@compiled
+def merge_agreeing(
+    out: Block, deltas: Block, weights: Block, elect_weighted: bool, positive: bool, combine: int
+) -> None:
+    """Fill `out` with the consensus of the rows.
+
+    Args:
+        out: `(entries,)`.
+        deltas: `(experts, entries)`, trimmed.
+        weights: `(experts,)`.
+        elect_weighted: whether the election counts weighted deltas.
+        positive: whether an exact tie elects plus (mergekit); otherwise such an entry is 0.
+        combine: 0 mean over the agreeing weights, 1 sum, 2 largest magnitude.
+    """
+    one, zero = np.float32(1.0), np.float32(0.0)
+    sign = np.empty(STRIP, np.float32)
+    agreeing = np.empty(STRIP, np.float32)
+    for first in range(0, out.shape[0], STRIP):
+        count = min(STRIP, out.shape[0] - first)
+        merged = out[first : first + count]
+        sign[:count] = zero
+        agreeing[:count] = zero
+        merged[:] = zero
+        for row in range(deltas.shape[0]):
+            factor = weights[row] if elect_weighted else one
+            strip = deltas[row, first : first + count]
+            for i in range(count):
+                sign[i] += strip[i] * factor
+        for i in range(count):
+            total = sign[i]
+            tie = one if positive else zero
+            sign[i] = one if total > zero else (-one if total < zero else tie)
+        for row in range(deltas.shape[0]):
+            weight = weights[row]
+            factor = weight if elect_weighted else one
+            strip = deltas[row, first : first + count]
+            if combine == 2:
+                for i in range(count):
+                    value = strip[i] * weight
+                    agrees = (strip[i] * factor) * sign[i] > zero and abs(value) > abs(merged[i])
+                    merged[i] = value if agrees else merged[i]
+            else:
+                for i in range(count):
+                    agrees = (strip[i] * factor) * sign[i] > zero
+                    merged[i] += strip[i] * weight if agrees else zero
+                    agreeing[i] += weight if agrees else zero
+        if combine == 0:
+            for i in range(count):
+                merged[i] = merged[i] / agreeing[i] if agreeing[i] != zero else merged[i]
+
+
+def _prepare(scan: Scan, at: At, *, density: Any, scope: Scope, keep: Keep, **others: Any) -> Thresholds | None:
+    return thresholds(scan, at, density=density, scope=scope, keep=keep)
+
+
+def _apply(
+    out: Block, base: Block, inputs: Block, place: Place, prepared: Thresholds | None, *,
+    density: Any, weights: Sequence[float], scale: float, scope: Scope, combine: str, elect_on: str, trim: str,
+    keep: Keep, zero_sign: str,
+) -> None:  # fmt: skip
+    """Fill `out` with θ₀ + λ·consensus of the trimmed deltas."""
+    if prepared is not None:
+        targets, quota = prepared.at(place)
+        trim_below(inputs.view(np.uint32), targets, quota)
+    factors = np.asarray(weights, np.float32)
+    merge_agreeing(out, inputs, factors, elect_on == "weighted", zero_sign == "positive", COMBINE[combine])
+    np.multiply(out, np.float32(scale), out=out)
+    np.add(base, out, out=out)
+
+
+def _serves(parameters: dict[str, Any]) -> bool:
+    return bool(parameters["trim"] == "magnitude" and parameters["zero_sign"] != "majority")
+
+
+CONSENSUS = Kernel(_apply, "deltas", prepare=_prepare, serves=_serves, compiled=True)

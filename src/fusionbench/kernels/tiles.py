@@ -1,0 +1,46 @@
+"""Between the bits of a file and float32: widening, narrowing with one rounding, and a look for NaN and Inf."""
+
+from typing import Any
+
+import numpy as np
+
+from fusionbench.kernels import Block
+
+TILE = 1 << 17
+"""Entries that are worked on at a time: a few tiles fit the second-level cache, and Python's cost a tile is small."""
+BLOCK = 1 << 20
+"""Entries of one job; sums are taken in blocks of this size in float64, whatever the threads."""
+WIDENED = frozenset({"BF16", "F16", "F32"})
+"""Kinds that kernels take; others go through torch."""
+
+Raw = np.ndarray[Any, Any]
+
+
+def widen(raw: Raw, dtype: str, out: Block) -> None:
+    """Fill `out` with the numbers whose bits are in `raw`; exact for every kind in `WIDENED`."""
+    if dtype == "BF16":
+        np.left_shift(raw, 16, out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
+    else:
+        np.copyto(out, raw)
+
+
+def narrow(values: Block, dtype: str, out: Raw, scratch: Raw) -> None:
+    """Fill `out` with `values` rounded to nearest, ties to even; `values` and `scratch` (uint32) are overwritten."""
+    if dtype != "BF16":
+        with np.errstate(over="ignore"):
+            np.copyto(out, values, casting="same_kind")
+        return
+    bits = values.view(np.uint32)
+    np.right_shift(bits, 16, out=scratch)
+    np.bitwise_and(scratch, 1, out=scratch)
+    np.add(scratch, 0x7FFF, out=scratch)
+    np.add(bits, scratch, out=bits)
+    np.right_shift(bits, 16, out=bits)
+    np.copyto(out, bits, casting="unsafe")
+
+
+def is_finite(values: Block) -> bool:
+    """Tell whether no entry is NaN or Inf; one sum answers in the common case."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = np.add.reduce(values, axis=None)
+    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())

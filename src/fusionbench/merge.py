@@ -1,0 +1,190 @@
+"""Merge checkpoints by a recipe: open, check, plan, run, write. Torch is imported only where a method needs it."""
+
+import json
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusionbench.config import Recipe, identity
+from fusionbench.errors import ConfigError
+from fusionbench.registry import Entry, families, methods
+from fusionbench.weights.checks import fit
+from fusionbench.weights.engine import run_plan, total_entries
+from fusionbench.weights.headers import ITEM_BYTES, WORDS, Source
+from fusionbench.weights.plan import Plan, build_plan
+from fusionbench.weights.sources import open_source
+from fusionbench.weights.writer import CheckpointWriter
+
+COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+NOT_COPIED = ("*.index.json", "trainer_state.json", "training_args.json", "adapter_config.json", "fusionbench.json")
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much is done, and how much there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The opened models of a recipe: references, headers, and what part of them is fused."""
+
+    base: Source | None
+    experts: Mapping[str, Source]
+    tower: str = ""
+
+    @property
+    def reference(self) -> Source:
+        """The checkpoint whose names, kinds and other files the output takes: the base, or the first expert."""
+        return self.base if self.base is not None else next(iter(self.experts.values()))
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return a digest of each model by name."""
+        named = {**({"base": self.base} if self.base is not None else {}), **self.experts}
+        return {name: source.fingerprint() for name, source in named.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """What a merge did."""
+
+    folder: Path
+    parameters: int
+    bytes: int
+    passes: int
+    notes: tuple[str, ...]
+    inputs: Mapping[str, str] = field(default_factory=dict)
+
+
+def open_pool(recipe: Recipe) -> Pool:
+    """Open the base and the experts that a recipe names; headers are checked, tensors are not read.
+
+    Raises:
+        CheckpointError: where a model is missing or damaged.
+        ConfigError: where the method needs a base and the recipe has none.
+    """
+    entry = methods[recipe.method.name]
+    if recipe.base is None and entry.base == "required":
+        raise ConfigError(f"{entry.name} works on deltas to a base model: name one with base=REF.")
+    base = open_source(recipe.base) if recipe.base is not None else None
+    experts = {name: open_source(expert.model) for name, expert in recipe.experts.items()}
+    pool = Pool(base, experts)
+    return Pool(base, experts, tower_of(pool.reference.config, recipe.family))
+
+
+def tower_of(config: Mapping[str, Any], family: str = "auto") -> str:
+    """Return the prefix of what is fused of a model: its family's tower, or "" for all."""
+    for name in families if family == "auto" else (family,):
+        data = families[name].data or {}
+        if family != "auto" or config.get("model_type") in data.get("model_types", ()):
+            return str(data.get("tower", ""))
+    return ""
+
+
+def plan_of(recipe: Recipe, pool: Pool) -> Plan:
+    """Return the plan of a stream method's recipe.
+
+    Raises:
+        IncompatibleModels: with every difference between the models.
+    """
+    entry = methods[recipe.method.name]
+    if entry.kind != "stream":
+        raise ConfigError(f"{entry.name} does not merge checkpoints tensor by tensor; use it with: fusionbench run.")
+    dtype = "base" if recipe.output.dtype == "base" else WORDS[recipe.output.dtype]
+    return build_plan(
+        pool.base,
+        pool.experts,
+        fit(pool.reference, pool.experts, tower=pool.tower),
+        method=entry.name,
+        parameters=entry.parameters,
+        values=recipe.method.params,
+        seed=recipe.seed,
+        dtype=dtype,
+        batch_norm=recipe.batch_norm,
+    )
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """Report no progress."""
+
+
+def merge(recipe: Recipe, folder: Path, progress: Progress = silent) -> Merged:
+    """Write the merged model of a recipe to `folder`, in the base's layout, whole or not at all.
+
+    Args:
+        recipe: base, experts and a stream method.
+        folder: must not exist.
+        progress: told how many entries are done.
+
+    Raises:
+        FusionBenchError: for every mistake of the user; nothing is left behind.
+    """
+    pool = open_pool(recipe)
+    plan = plan_of(recipe, pool)
+    entry = methods[recipe.method.name]
+    inputs = pool.fingerprints()
+    outputs = [step.output for step in plan]
+    total, done = total_entries(plan), 0
+
+    def advance(entries: int) -> None:
+        nonlocal done
+        done += entries
+        progress(f"merging by {entry.name}", done, total)
+
+    with CheckpointWriter(
+        folder,
+        outputs,
+        metadata={"fusionbench": json.dumps(header(recipe, entry, inputs), ensure_ascii=False)},
+        shard_bytes=recipe.output.shard_bytes,
+        finish=lambda place: copy_other_files(pool.reference, place, recipe.output.dtype),
+    ) as writer:
+        passes = run_plan(
+            plan,
+            entry,
+            writer,
+            values=recipe.method.params,
+            threads=recipe.runtime.threads,
+            memory=recipe.runtime.memory,
+            device=recipe.runtime.device,
+            advance=advance,
+        )
+    return Merged(folder, sum(s.size for s in outputs), writer.total_bytes, passes, plan.notes, inputs)
+
+
+def header(recipe: Recipe, entry: Entry, inputs: Mapping[str, str]) -> dict[str, Any]:
+    """Return what each file of the output says of its making."""
+    from importlib.metadata import version
+
+    document = recipe.dump()
+    document.pop("runtime")
+    return {
+        "schema": 1,
+        "identity": identity(recipe, inputs=inputs, versions={entry.name: entry.version}, build=None),
+        "recipe": document,
+        "inputs": dict(inputs),
+        "versions": {
+            "fusionbench": version("fusionbench"),
+            "python": platform.python_version(),
+            entry.name: entry.version,
+        },
+    }
+
+
+def copy_other_files(source: Source, folder: Path, dtype: str) -> None:
+    """Copy configuration, tokenizer and templates of a model; the configuration says the output's kind of number."""
+    if source.folder is None:
+        return
+    for pattern in COPIED:
+        for path in sorted(source.folder.glob(pattern)):
+            if path.is_file() and not any(path.match(skipped) for skipped in NOT_COPIED):
+                shutil.copyfile(path, folder / path.name)
+    if dtype != "base" and source.config:
+        config = {key: value for key, value in source.config.items() if key not in ("dtype", "torch_dtype")}
+        (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n")
+
+
+def bytes_per_entry(source: Source) -> dict[str, int]:
+    """Return how many bytes of each kind of number a model holds."""
+    totals: dict[str, int] = {}
+    for spec in source.specs.values():
+        totals[spec.dtype] = totals.get(spec.dtype, 0) + spec.size * ITEM_BYTES[spec.dtype]
+    return totals

@@ -1,0 +1,93 @@
+"""What a method is: a function with a signature, registered by a decorator; no class to inherit from."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeVar
+
+from fusionbench.kernels import Kernel
+from fusionbench.parameters import describe
+from fusionbench.registry import Entry
+
+F = TypeVar("F", bound=Callable[..., Any])
+Kind = Literal["reference", "stream", "rebuild", "whole"]
+Category = Literal["ensemble", "merge", "mix", "reference"]
+POSITIONAL: dict[str, list[list[str]]] = {
+    "reference": [[]],
+    "stream": [["base", "experts"], ["experts"]],
+    "rebuild": [["site", "base", "experts"]],
+    "whole": [["pool", "tasks", "context"]],
+}
+LAWS = ("identity", "order", "scale_zero", "shift", "single")
+"""What a method may claim: experts = base gives base; the experts' order is no matter; scale 0 gives base; adding one
+tensor to all inputs adds it to the result; a single expert is returned as it is."""
+
+
+def merge_method(
+    name: str,
+    *,
+    paper: str,
+    kind: Kind,
+    category: Category,
+    version: int,
+    needs: tuple[str, ...] = (),
+    unit: Literal["element", "row", "tensor"] = "element",
+    base: Literal["required", "optional", "unused"] = "required",
+    kernel: Kernel | None = None,
+    prepare: Callable[..., Any] | None = None,
+    laws: tuple[str, ...] = (),
+    exempt: Mapping[str, str] | None = None,
+    compat: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Callable[[F], F]:
+    """Register a function as a method; it stays a plain function.
+
+    Its keyword-only parameters become the recipe's schema. The entry is left on the function as `.entry`, a first pass
+    as `.prepare`; it goes into the index when that is written next.
+
+    Args:
+        name: in recipes, reports and on the command line.
+        paper: arXiv id, or where the method comes from.
+        kind: how it runs; checked against the function's positional parameters.
+        category: what the papers call it.
+        version: raised by whoever changes a number.
+        needs: of unlabelled, labelled, validation, gradients, one_architecture, training_after.
+        unit: what it must see at once: any block of entries, whole rows, or whole tensors.
+        base: whether the pretrained model is an input.
+        kernel: its torch-free form, an attribute of a module in `kernels`.
+        prepare: `(read, at, **parameters)`: a first look at the whole model; `read()` yields `(site, base, experts)` in
+            chunks and may be called any number of times, `at` has each tensor's own parameters.
+        laws: those it obeys, of `LAWS`; each is tested.
+        exempt: for each law not claimed, why; shown on the method's page.
+        compat: parameters that a peer's preset sets, by preset.
+
+    Raises:
+        TypeError: where the signature does not fit the kind, or a law is neither claimed nor explained.
+    """
+    unexplained = [law for law in LAWS if law not in laws and law not in (exempt or {})]
+    if kind == "stream" and unexplained:
+        raise TypeError(f"{name}: claim or explain the laws {', '.join(unexplained)}.")
+
+    def register(function: F) -> F:
+        parameters = inspect.signature(function).parameters.values()
+        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        if positional not in POSITIONAL[kind]:
+            raise TypeError(f"{name} is of kind {kind!r}, but takes {positional}; expected one of {POSITIONAL[kind]}.")
+        summary = (inspect.getdoc(function) or "").partition("\n")[0]
+        entry = Entry(
+            name, summary, f"{function.__module__}:{function.__qualname__}", version, kind, category, paper, needs,
+            unit, base, _location(kernel), laws, exempt or {}, describe(function), compat or {},
+        )  # fmt: skip
+        function.entry = entry  # type: ignore[attr-defined]
+        function.prepare = prepare  # type: ignore[attr-defined]
+        return function
+
+    return register
+
+
+def _location(kernel: Kernel | None) -> str:
+    """Return where a kernel object can be imported from without torch."""
+    if kernel is None:
+        return ""
+    module = inspect.getmodule(kernel.apply)
+    assert module is not None
+    (attribute,) = [key for key, value in vars(module).items() if value is kernel]
+    return f"{module.__name__}:{attribute}"

@@ -1,0 +1,100 @@
+"""What a task is: data, a frozen head, and metrics that are pure functions of per-example rows."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from torch import Tensor
+
+from fusionbench.families.base import Backbone, Batch, Family
+
+Split = Literal["train", "validation", "test"]
+Output = Any
+"""What comes after the head: logits, maps, token ids, log-likelihoods."""
+Predictor = Callable[[Batch], Output]
+Rows = Mapping[str, np.ndarray[Any, Any]]
+"""Sufficient statistics by name, the first dimension one row an example: what is stored, summed, resampled."""
+
+
+class Score(NamedTuple):
+    """A metric's value on a split: `n` is examples; `stderr` is binomial for accuracy, else by bootstrap over examples."""
+
+    value: float
+    n: int
+    stderr: float
+
+
+class Metric(NamedTuple):
+    """A pure function of the stacked rows of a split.
+
+    Attributes:
+        name: in reports, such as `accuracy`.
+        unit: "fraction", "degrees", "nats" …; averages are taken over fractions only.
+        better: which way is up.
+        compute: from rows to (value, standard error).
+    """
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+    compute: Callable[[Rows], tuple[float, float]]
+
+
+@runtime_checkable
+class Task(Protocol):
+    """Data splits, a frozen head, metrics; the first metric is the primary one."""
+
+    name: str
+    version: int
+    family: Family
+    metrics: tuple[Metric, ...]
+
+    def size(self, split: Split) -> int:
+        """Return the number of examples of a split.
+
+        Raises:
+            MissingData: where the task has no such split.
+        """
+        ...
+
+    def batches(
+        self,
+        split: Split,
+        *,
+        size: int,
+        seed: int | None = None,
+        start: int = 0,
+        limit: int | None = None,
+        labels: bool = True,
+    ) -> Iterator[Batch]:
+        """Yield batches of `size` examples of a split.
+
+        Args:
+            split: which examples.
+            size: examples a batch; the last may be smaller.
+            seed: None reads once in the data's order; a number reads for ever, each epoch a permutation of (seed, task, epoch).
+            start: examples to pass over, to go on where a run stopped.
+            limit: take only the first so many examples of the split.
+            labels: False leaves the label key out, so that nothing can peek.
+        """
+        ...
+
+    def bind(self, backbone: Backbone) -> Predictor:
+        """Return the family's features followed by this task's frozen head."""
+        ...
+
+    def loss(self, predict: Predictor, batch: Batch) -> Tensor:
+        """Return the training loss of a labelled batch, the mean over its examples."""
+        ...
+
+    def objective(self, predict: Predictor, batch: Batch) -> Tensor:
+        """Return the mean of the examples' entropies, which needs no labels.
+
+        Raises:
+            NotAdaptable: where the head gives no distribution, with the reason.
+        """
+        ...
+
+    def rows(self, predict: Predictor, batch: Batch) -> Rows:
+        """Return the sufficient statistics of a labelled batch, one row an example."""
+        ...

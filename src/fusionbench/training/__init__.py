@@ -1,0 +1,21 @@
+"""Training: one loop, the course of its steps, and what it keeps on disk."""
+
+from fusionbench.training.checkpoint import Point, read_curve
+from fusionbench.training.loop import Loop, Outcome, Progress
+from fusionbench.training.schedule import Schedule, Steps
+from fusionbench.training.step import Metrics, State, Step, step_of, tensors_of
+
+__all__ = [
+    "Loop",
+    "Metrics",
+    "Outcome",
+    "Point",
+    "Progress",
+    "Schedule",
+    "State",
+    "Step",
+    "Steps",
+    "read_curve",
+    "step_of",
+    "tensors_of",
+]

@@ -1,0 +1,141 @@
+"""Do the models of a pool fit together? Every difference is found before anything is read or written. No torch here."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fusionbench.errors import IncompatibleModels
+from fusionbench.weights.headers import Source, TensorSpec
+
+SHOWN = 20
+"""Differences that one message spells out."""
+HARMLESS = (".position_ids", ".attention.bias", ".attention.masked_bias", ".attn.bias", ".attn.masked_bias")
+"""Integer or mask buffers that some versions of a library saved and others make anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What the check found: what is fused, what each expert calls it, and what a user should know."""
+
+    scope: tuple[str, ...]
+    """Canonical names of the tensors to be fused, in the reference's order."""
+    names: tuple[Mapping[str, str], ...]
+    """For each expert, its own name of every tensor in scope."""
+    notes: tuple[str, ...]
+
+
+def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") -> Fit:
+    """Hold every expert against the reference (the base, or the first expert where a method needs no base).
+
+    Args:
+        reference: the checkpoint whose names are canonical.
+        experts: the others, by name.
+        tower: prefix of what is fused; the rest comes from the reference.
+
+    Raises:
+        IncompatibleModels: with every missing, extra or misshapen tensor of every expert in one message.
+    """
+    scope = tuple(name for name in reference.specs if name.startswith(tower))
+    problems, notes, all_names = [], [], []
+    if not scope:
+        raise IncompatibleModels(f"{reference.label} has no tensor under {tower!r}, the part that this family fuses.")
+    for name, expert in experts.items():
+        problems += _architecture(reference, name, expert)
+        names, note = _align(reference, expert, scope)
+        notes += [f"{name}: {note}"] if note else []
+        found, widths = _differences(reference, name, expert, scope, names)
+        problems += found
+        notes += widths
+        all_names.append(names)
+    if problems:
+        raise IncompatibleModels(_message(reference, problems))
+    outside = len(reference.specs) - len(scope)
+    if outside:
+        notes.append(f"{len(scope)} tensors under {tower!r} are fused; the other {outside} come from {reference.label}")
+    return Fit(scope, tuple(all_names), tuple(notes))
+
+
+def _message(reference: Source, problems: Sequence[str]) -> str:
+    shown = [f"  {problem}" for problem in problems[:SHOWN]]
+    more = [f"  … and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+    head = f"The models do not fit {reference.label} ({len(problems)} difference{'s' * (len(problems) != 1)}):"
+    tail = "All models of a merge must be fine-tuned from one base: same architecture, same tensors, same shapes."
+    return "\n".join([head, *shown, *more, tail])
+
+
+def _architecture(reference: Source, name: str, expert: Source) -> list[str]:
+    """Return a line where the configurations say that the models are of different kinds."""
+    ours, theirs = reference.config.get("model_type"), expert.config.get("model_type")
+    related = ours is None or theirs is None or ours == theirs or str(theirs).startswith(f"{ours}_")
+    return [] if related else [f"{name}: is a {theirs!r} model ({expert.label}), {reference.label} is a {ours!r}"]
+
+
+def _align(reference: Source, expert: Source, scope: Sequence[str]) -> tuple[dict[str, str], str]:
+    """Return the expert's own name of each tensor in scope, and a note where a prefix was added or taken off."""
+    if any(name in expert.specs for name in scope):
+        return {name: name for name in scope}, ""
+    theirs = set(expert.specs)
+    first = min(theirs, default="")
+    for prefix in sorted({name[: -len(first)] for name in scope if first and name.endswith(first)}, key=len):
+        if all(prefix + name in reference.specs for name in theirs):
+            renamed = {prefix + name: name for name in theirs}
+            return {n: renamed.get(n, n) for n in scope}, f"its names were read with the prefix {prefix!r}"
+    last = scope[0]
+    for prefix in sorted({name[: -len(last)] for name in theirs if name.endswith(last)}, key=len):
+        if all(prefix + name in theirs for name in scope):
+            return {n: prefix + n for n in scope}, f"its names were read without the prefix {prefix!r}"
+    return {name: name for name in scope}, ""
+
+
+def _differences(
+    reference: Source, name: str, expert: Source, scope: Sequence[str], names: Mapping[str, str]
+) -> tuple[list[str], list[str]]:
+    """Return problems, and a note where float widths differ."""
+    problems, widths = [], []
+    for canonical in scope:
+        ours, theirs = reference.specs[canonical], expert.specs.get(names[canonical])
+        if theirs is None:
+            if not canonical.endswith(HARMLESS) or ours.is_float:
+                problems.append(f"{name}: has no {canonical}")
+        elif ours.shape != theirs.shape:
+            problems.append(f"{name}: {canonical} is {_shape(theirs)}, in {reference.label} {_shape(ours)}")
+        elif ours.is_float != theirs.is_float:
+            problems.append(f"{name}: {canonical} holds {theirs.dtype}, in {reference.label} {ours.dtype}")
+        elif ours.dtype != theirs.dtype:
+            widths.append(theirs.dtype)
+    known = {*names.values(), *reference.specs}
+    surplus = [extra for extra in expert.specs if extra not in known and not extra.endswith(HARMLESS)]
+    problems += [
+        f"{name}: has {extra} {_shape(expert.specs[extra])}, which {reference.label} lacks"
+        for extra in surplus
+        if not _is_alias(reference, expert, extra)
+    ]
+    kinds = ", ".join(sorted(set(widths)))
+    return problems, [
+        f"{name}: {len(widths)} tensors are {kinds}, the base's are not; they are widened"
+    ] if widths else []
+
+
+def _is_alias(reference: Source, expert: Source, extra: str) -> bool:
+    """Tell whether an extra tensor is only the second name of a tied one: same kind, same shape, same bytes."""
+    if not _tied(reference.config):
+        return False
+    spec = expert.specs[extra]
+    twins = [other for other in expert.specs.values() if other.name in reference.specs and _same_kind(other, spec)]
+    content = expert.read(extra)
+    return any(expert.read(other.name) == content for other in twins)
+
+
+def _same_kind(one: TensorSpec, other: TensorSpec) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape
+
+
+def _tied(config: Mapping[str, Any]) -> bool:
+    text = config.get("text_config")
+    nested = bool(text.get("tie_word_embeddings", False)) if isinstance(text, Mapping) else False
+    # T5's configurations tie by default and do not say so.
+    return bool(config.get("tie_word_embeddings", config.get("model_type") in ("t5", "gpt2"))) or nested
+
+
+def _shape(spec: TensorSpec) -> str:
+    return "×".join(map(str, spec.shape)) or "a single number"

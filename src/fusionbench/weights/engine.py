@@ -1,0 +1,300 @@
+"""Run a plan: read, fuse and write block by block, in threads, in memory that does not grow with the model.
+
+Methods with a kernel run on NumPy blocks and torch is never imported; others are given torch tensors (`tensors.py`).
+The output does not depend on the number of threads, the order of the jobs or the layout of the files.
+"""
+
+import math
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from fusionbench.errors import ConfigError, NotFinite
+from fusionbench.kernels import Block, Kernel, State, Visit
+from fusionbench.kernels.tiles import BLOCK, TILE, WIDENED, Raw, is_finite, narrow, widen
+from fusionbench.registry import Entry, load_attribute
+from fusionbench.weights.headers import NUMPY, as_buffer, entries
+from fusionbench.weights.plan import Input, Plan, Step
+
+T = TypeVar("T")
+Advance = Callable[[int], None]
+
+
+class Sink(Protocol):
+    """Where results go: a checkpoint in the making, or memory."""
+
+    def write(self, name: str, content: memoryview, start: int = 0) -> None:
+        """Put the bytes of flat entries from `start` on into place."""
+        ...
+
+
+class Job(NamedTuple):
+    """Entries `start` to `stop` of one step."""
+
+    step: Step
+    start: int
+    stop: int
+
+
+@dataclass(slots=True)
+class Passes:
+    """How often all inputs were read; the report says it."""
+
+    count: int = 0
+
+
+def run_plan(
+    plan: Plan,
+    method: Entry,
+    sink: Sink,
+    *,
+    values: Mapping[str, Any],
+    threads: int | None = None,
+    memory: int | None = None,
+    device: str = "cpu",
+    advance: Advance = lambda _: None,
+) -> int:
+    """Write every output tensor of a plan; return how often the inputs were read.
+
+    Args:
+        plan: what each output is made of.
+        method: the stream method's entry.
+        sink: where results go.
+        values: the method's parameters as the recipe gives them; `prepare` sees these.
+        threads: jobs at a time; all cores by default.
+        memory: bytes that blocks in flight may take; fewer threads run where that is needed.
+        device: where torch functions run; kernels run on the CPU.
+        advance: called with the number of entries that are done, for a progress bar.
+
+    Raises:
+        NotFinite: where an input or a result holds NaN or Inf; the caller discards the output.
+        ConfigError: where `memory` is too small for one job.
+    """
+    kernel = _kernel(plan, method, dict(values), device)
+    passes = Passes()
+    if kernel is None:
+        from fusionbench.weights.tensors import TorchWorker
+
+        unit = method.unit
+        worker: Any = TorchWorker(plan, method, device)
+    else:
+        unit = "element"
+        worker = _KernelWorker(plan, kernel)
+    threads = _threads(plan, unit, threads or os.cpu_count() or 1, memory)
+    worker.prepare(values, threads, passes)
+    passes.count += 1
+
+    def work(jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            _run(plan, job, sink, worker)
+            advance(job.stop - job.start)
+
+    for _ in in_order(work, batches(plan, unit), threads):
+        pass
+    return passes.count
+
+
+def _run(plan: Plan, job: Job, sink: Sink, worker: Any) -> None:
+    if job.step.action == "merge":
+        worker.merge(job, sink)
+    elif job.step.action == "batch_norm":
+        from fusionbench.weights.statistics import merge_batch_norm
+
+        sink.write(job.step.output.name, merge_batch_norm(plan, job.step))
+    else:
+        sink.write(job.step.output.name, copied(plan, job), job.start)
+
+
+def copied(plan: Plan, job: Job) -> memoryview:
+    """Return the bytes of the base's entries, cast where the output is of another kind."""
+    source = job.step.base
+    assert source is not None
+    output = job.step.output
+    if source.spec.dtype == output.dtype:
+        return plan.sources[source.source].read(source.spec.name, job.start, job.stop)
+    raw = entries(plan.sources[source.source], source.spec, job.start, job.stop)
+    if not {source.spec.dtype, output.dtype} <= WIDENED:
+        from fusionbench.weights.tensors import cast
+
+        return cast(raw, source.spec.dtype, output.dtype)
+    values: Block = np.empty(len(raw), np.float32)
+    widen(raw, source.spec.dtype, values)
+    result: Raw = np.empty(len(raw), NUMPY[output.dtype])
+    narrow(values, output.dtype, result, np.empty(len(raw), np.uint32))
+    return as_buffer(result)
+
+
+def batches(plan: Plan, unit: str) -> Iterator[list[Job]]:
+    """Yield lists of jobs of about one block's entries each, so that small tensors cost no more than their bytes."""
+    batch: list[Job] = []
+    filled = 0
+    for job in _jobs(plan, unit):
+        batch.append(job)
+        filled += job.stop - job.start
+        if filled >= BLOCK or len(batch) >= 256:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
+
+
+def _jobs(plan: Plan, unit: str) -> Iterator[Job]:
+    for step in plan:
+        size = step.output.size
+        whole = step.action == "batch_norm" or (step.action == "merge" and unit != "element")
+        for start in range(0, max(size, 1), max(size, 1) if whole else BLOCK):
+            yield Job(step, start, size if whole else min(size, start + BLOCK))
+
+
+def in_order(work: Callable[[T], Any], items: Iterable[T], threads: int) -> Iterator[Any]:
+    """Yield `work(item)` in the items' order, with at most twice `threads` of them begun ahead."""
+    if threads == 1:
+        yield from map(work, items)
+        return
+    remaining = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
+        waiting: list[Future[Any]] = [pool.submit(work, item) for item in islice(remaining, 2 * threads)]
+        try:
+            while waiting:
+                result = waiting.pop(0).result()
+                waiting += [pool.submit(work, item) for item in islice(remaining, 1)]
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _threads(plan: Plan, unit: str, threads: int, memory: int | None) -> int:
+    """Return how many jobs may run at a time within the budget.
+
+    Raises:
+        ConfigError: where not even one fits.
+    """
+    if memory is None:
+        return threads
+    rows = max((len(step.experts) for step in plan), default=0) + 4
+    largest = max((step.output.size for step in plan), default=0)
+    job = (rows * TILE if unit == "element" else rows * largest) * 4 + 2 * BLOCK * 4
+    if memory < job:
+        raise ConfigError(f"runtime.memory={memory:,} bytes is too small: this merge needs at least {job:,}.")
+    return max(1, min(threads, memory // job))
+
+
+def _kernel(plan: Plan, method: Entry, values: dict[str, Any], device: str) -> Kernel | None:
+    """Return the method's kernel where it covers the parameters, the kinds of number and the device."""
+    if not method.kernel or device not in ("cpu", "auto"):
+        return None
+    kinds = {i.spec.dtype for s in plan if s.action == "merge" for i in (*s.experts, *((s.base,) if s.base else ()))}
+    kinds |= {step.output.dtype for step in plan if step.action == "merge"}
+    if not kinds <= WIDENED:
+        return None
+    kernel: Kernel = load_attribute(method.kernel)
+    return kernel if kernel.serves(values) else None
+
+
+class _Buffers(threading.local):
+    """One thread's tiles, made once and used for every job."""
+
+    def __init__(self, rows: int) -> None:
+        self.inputs = np.empty((rows, TILE), np.float32)
+        self.base = np.empty(TILE, np.float32)
+        self.out = np.empty(TILE, np.float32)
+        self.scratch = np.empty(TILE, np.uint32)
+
+
+class _KernelWorker:
+    """Runs jobs on NumPy tiles."""
+
+    def __init__(self, plan: Plan, kernel: Kernel) -> None:
+        self.plan = plan
+        self.kernel = kernel
+        self.prepared: Any = None
+        self.buffers = _Buffers(max((len(step.experts) for step in plan), default=1))
+
+    def prepare(self, values: Mapping[str, Any], threads: int, passes: Passes) -> None:
+        """Let the kernel look at the whole model first, as often as it needs."""
+        if self.kernel.prepare is None:
+            return
+        at = {step.output.name: step.parameters for step in self.plan if step.action == "merge"}
+
+        def scan(visit: Visit) -> Iterator[State]:
+            passes.count += 1
+
+            def work(jobs: Sequence[Job]) -> State:
+                state: State = {}
+                for job in jobs:
+                    if job.step.action == "merge":
+                        for start, _, inputs in self._tiles(job):
+                            visit(state, (job.step.output.name, start), inputs)
+                return state
+
+            yield from in_order(work, batches(self.plan, "element"), threads)
+
+        self.prepared = self.kernel.prepare(scan, at, **values)
+
+    def merge(self, job: Job, sink: Sink) -> None:
+        """Fuse one job's entries and write them."""
+        output = job.step.output
+        result: Raw = np.empty(job.stop - job.start, NUMPY[output.dtype])
+        for start, base, inputs in self._tiles(job):
+            count = inputs.shape[1]
+            out = self.buffers.out[:count]
+            place = (output.name, start)
+            self.kernel.apply(out, base, inputs, place, self.prepared, **job.step.parameters)
+            if not is_finite(out):
+                raise NotFinite(f"The result for {output.name} holds NaN or Inf. Nothing was written.")
+            narrow(
+                out, output.dtype, result[start - job.start : start - job.start + count], self.buffers.scratch[:count]
+            )
+        sink.write(output.name, as_buffer(result), job.start)
+
+    def _tiles(self, job: Job) -> Iterator[tuple[int, Any, Any]]:
+        """Yield first index, base and inputs of each tile; the arrays are overwritten by the next."""
+        step = job.step
+        deltas = self.kernel.takes == "deltas"
+        for start in range(job.start, job.stop, TILE):
+            count = min(job.stop, start + TILE) - start
+            base = self.buffers.base[:count] if deltas else None
+            if base is not None and step.base is not None:
+                self._read(step.base, start, base)
+            inputs = self.buffers.inputs[: len(step.experts), :count]
+            for row, expert in zip(inputs, step.experts, strict=True):
+                if base is None:
+                    self._read(expert, start, row)
+                else:
+                    self._read_delta(expert, start, base, row)
+            yield start, base, inputs
+
+    def _read(self, place: Input, start: int, out: Any) -> None:
+        raw = entries(self.plan.sources[place.source], place.spec, start, start + len(out))
+        widen(raw, place.spec.dtype, out)
+        if not is_finite(out):
+            self._refuse(place, start, out)
+
+    def _read_delta(self, place: Input, start: int, base: Any, out: Any) -> None:
+        if self.kernel.compiled and place.spec.dtype == "BF16":
+            from fusionbench.kernels.compiled_tiles import deltas_of_bf16
+
+            raw = entries(self.plan.sources[place.source], place.spec, start, start + len(out))
+            if deltas_of_bf16(raw, base, out.view(np.uint32), out):
+                return
+        self._read(place, start, out)
+        np.subtract(out, base, out=out)
+
+    def _refuse(self, place: Input, start: int, values: Any) -> None:
+        first = int(np.flatnonzero(~np.isfinite(values))[0])
+        spec = place.spec
+        index = ", ".join(str(i) for i in np.unravel_index(start + first, spec.shape)) if spec.shape else ""
+        label = self.plan.sources[place.source].label
+        raise NotFinite(f"{label}: {spec.name} holds {values[first]} at [{index}]. Nothing was written.")
+
+
+def total_entries(plan: Plan) -> int:
+    """Return the entries of all outputs, for a progress bar."""
+    return math.fsum(step.output.size for step in plan).__int__()

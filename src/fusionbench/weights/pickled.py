@@ -1,0 +1,63 @@
+"""Checkpoints of torch's own format (`.bin`, `.pt`): tensors only, mapped; nothing in the file is ever executed."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fusionbench.errors import CheckpointError
+from fusionbench.weights.headers import Source
+from fusionbench.weights.safetensors import read_config
+from fusionbench.weights.tensors import TensorSource
+
+NESTED = ("state_dict", "model_state_dict", "model")
+"""Keys under which training code keeps the weights beside other things."""
+
+
+def open_pickled(label: str, path: Path, folder: Path) -> Source:
+    """Open a pickled state dict, or the index of its shards.
+
+    Raises:
+        CheckpointError: where it holds anything but tensors (code is never run), is damaged, or an index points outside
+            its folder.
+    """
+    files = _shards(path) if path.name.endswith(".index.json") else [path]
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        tensors.update(_load(file))
+    source = TensorSource(label, tensors, read_config(folder))
+    source.folder = folder
+    return source
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        files = sorted({str(file) for file in json.loads(index.read_text())["weight_map"].values()})
+    except (ValueError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{index} is no index of shards ({error}).") from None
+    outside = [file for file in files if Path(file).name != file]
+    if outside:
+        raise CheckpointError(f"{index} names the shard {outside[0]!r}, which lies outside its folder. It is refused.")
+    return [index.parent / file for file in files]
+
+
+def _load(path: Path) -> Mapping[str, Tensor]:
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing.") from None
+    except Exception as error:
+        # torch raises a dozen kinds of error on damaged files; each means that the file cannot be trusted.
+        raise CheckpointError(
+            f"{path} cannot be read as tensors only: {str(error).splitlines()[0][:200]} "
+            "Convert it to safetensors where you trust it."
+        ) from None
+    for key in NESTED:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+        raise CheckpointError(f"{path} holds something other than tensors by name. Save the model's state_dict.")
+    return content

@@ -1,0 +1,200 @@
+"""Sources seen through torch, models in memory seen as sources, and the worker that runs torch functions on a plan."""
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fusionbench.errors import NotFinite
+from fusionbench.registry import Entry
+from fusionbench.weights.engine import Job, Passes, Sink, batches
+from fusionbench.weights.headers import Source, TensorSpec, as_buffer
+from fusionbench.weights.plan import Input, Plan, Site
+
+TORCH = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U64": torch.uint64, "U32": torch.uint32, "U16": torch.uint16, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+SAFETENSORS = {kind: word for word, kind in TORCH.items()}
+Weights = Mapping[str, Tensor]
+
+
+def as_tensor(content: memoryview | np.ndarray[Any, Any], dtype: str, shape: Sequence[int]) -> Tensor:
+    """Return bytes as a tensor of `dtype` (safetensors' word) and `shape`, on memory of its own."""
+    raw = np.array(np.frombuffer(content, np.uint8), copy=True)
+    return torch.from_numpy(raw).view(TORCH[dtype]).view(tuple(shape))
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a tensor in row-major order."""
+    flat = tensor.detach().cpu().contiguous().view(-1)
+    return as_buffer(flat.view(torch.uint8).numpy())
+
+
+def cast(raw: np.ndarray[Any, Any], source: str, target: str) -> memoryview:
+    """Return entries of one kind as the bytes of another, rounded once."""
+    return as_bytes(as_tensor(raw.view(np.uint8), source, (len(raw),)).to(TORCH[target]))
+
+
+class LazyWeights(Mapping[str, Tensor]):
+    """A source as a mapping of names to tensors; each is read when it is asked for."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+
+    def __getitem__(self, name: str) -> Tensor:
+        spec = self.source.specs[name]
+        return as_tensor(self.source.read(name), spec.dtype, spec.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.source.specs)
+
+    def __len__(self) -> int:
+        return len(self.source.specs)
+
+
+class TensorSource:
+    """Tensors in memory as a source, a state dict or a live module; tied tensors stand once, under their first name."""
+
+    def __init__(self, label: str, tensors: Weights | nn.Module, config: Mapping[str, Any] | None = None) -> None:
+        if isinstance(tensors, nn.Module):
+            config = config or getattr(getattr(tensors, "config", None), "to_dict", dict)()
+            tensors = tensors.state_dict(keep_vars=False)
+        self.label = label
+        self.config: Mapping[str, Any] = config or {}
+        self.folder: Path | None = None
+        self._tensors = _without_aliases(tensors)
+        self.specs: Mapping[str, TensorSpec] = {
+            name: TensorSpec(name, SAFETENSORS[tensor.dtype], tuple(tensor.shape))
+            for name, tensor in self._tensors.items()
+        }
+        self._content: dict[str, memoryview] = {}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> memoryview:
+        """Return the bytes of flat entries `start` to `stop` of a tensor."""
+        content = self._content.get(name)
+        if content is None:
+            content = self._content[name] = as_bytes(self._tensors[name])
+        item = self._tensors[name].element_size()
+        return content[start * item : None if stop is None else stop * item]
+
+    def fingerprint(self) -> str:
+        """Return `sha256:` over every name, kind, shape and byte."""
+        hasher = hashlib.sha256()
+        for name, spec in self.specs.items():
+            hasher.update(repr(spec).encode())
+            hasher.update(self.read(name))
+        return f"sha256:{hasher.hexdigest()}"
+
+
+def _without_aliases(tensors: Weights) -> dict[str, Tensor]:
+    seen: set[tuple[int, tuple[int, ...], tuple[int, ...], torch.dtype]] = set()
+    kept = {}
+    for name, tensor in tensors.items():
+        place = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() == 0 or place not in seen:
+            kept[name] = tensor
+        seen.add(place)
+    return kept
+
+
+class MemorySink:
+    """Keeps results as tensors instead of writing them."""
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._specs = {spec.name: spec for spec in specs}
+        self._raw = {spec.name: np.empty(spec.nbytes, np.uint8) for spec in specs}
+
+    def write(self, name: str, content: memoryview, start: int = 0) -> None:
+        """Put the bytes of flat entries from `start` on into place."""
+        spec = self._specs[name]
+        first = start * (spec.nbytes // max(spec.size, 1))
+        self._raw[name][first : first + len(content)] = np.frombuffer(content, np.uint8)
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """All tensors by name."""
+        return {
+            name: torch.from_numpy(raw).view(TORCH[self._specs[name].dtype]).view(self._specs[name].shape)
+            for name, raw in self._raw.items()
+        }
+
+
+class Chunk(NamedTuple):
+    """What a method is given for one tensor or block, upcast."""
+
+    site: Site
+    base: Tensor | None
+    experts: list[Tensor]
+
+
+class TorchWorker:
+    """Runs jobs by the method's torch function; blocks are moved to the device here and nowhere else."""
+
+    def __init__(self, plan: Plan, method: Entry, device: str) -> None:
+        self.plan = plan
+        self.unit = method.unit
+        self.function = method.load()
+        self.device = torch.device("cpu" if device == "auto" else device)
+        self.wants = {name for name in ("site", "prepared") if name in inspect.signature(self.function).parameters}
+        self.prepared: Any = None
+        self.uses_base = method.base != "unused"
+
+    def prepare(self, values: Mapping[str, Any], threads: int, passes: Passes) -> None:  # noqa: ARG002
+        """Let the method read the whole model first, as often as it needs."""
+        prepare = getattr(self.function, "prepare", None)
+        if prepare is None:
+            return
+
+        def read() -> Iterator[Chunk]:
+            passes.count += 1
+            for jobs in batches(self.plan, self.unit):
+                yield from (self._chunk(job) for job in jobs if job.step.action == "merge")
+
+        at = {step.output.name: step.parameters for step in self.plan if step.action == "merge"}
+        wanted = inspect.signature(prepare).parameters
+        self.prepared = prepare(read, at, **{name: value for name, value in values.items() if name in wanted})
+
+    def merge(self, job: Job, sink: Sink) -> None:
+        """Fuse one job's entries and write them."""
+        chunk = self._chunk(job)
+        injected = {"site": chunk.site, "prepared": self.prepared}
+        extra = {name: injected[name] for name in self.wants}
+        output = job.step.output
+        with torch.no_grad():
+            result = self.function(
+                *((chunk.base,) if self.uses_base else ()), chunk.experts, **job.step.parameters, **extra
+            )
+        if not bool(torch.isfinite(result).all()):
+            raise NotFinite(f"The result for {output.name} holds NaN or Inf. Nothing was written.")
+        sink.write(output.name, as_bytes(result.to(TORCH[output.dtype])), job.start)
+
+    def _chunk(self, job: Job) -> Chunk:
+        step = job.step
+        site = step.site
+        if job.start:
+            site = replace(site, start=job.start)
+        shape = (job.stop - job.start,) if self.unit == "element" else step.output.shape
+        wide = torch.float64 if step.output.dtype == "F64" else torch.float32
+        experts = [self._read(expert, job, shape, wide) for expert in step.experts]
+        base = self._read(step.base, job, shape, wide) if step.base is not None and self.uses_base else None
+        return Chunk(site, base, experts)
+
+    def _read(self, place: Input, job: Job, shape: Sequence[int], wide: torch.dtype) -> Tensor:
+        source = self.plan.sources[place.source]
+        content = source.read(place.spec.name, job.start, job.stop)
+        tensor = as_tensor(content, place.spec.dtype, shape).to(self.device).to(wide)
+        if not bool(torch.isfinite(tensor).all()):
+            where = tuple(int(i) for i in torch.nonzero(~torch.isfinite(tensor))[0])
+            raise NotFinite(
+                f"{source.label}: {place.spec.name} holds {tensor[where].item()} at {list(where)}. Nothing was written."
+            )
+        return tensor
