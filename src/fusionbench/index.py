@@ -54,7 +54,7 @@ def _parameter(parameter: dict[str, Any]) -> dict[str, Any]:
     """Return a parameter's fields without those at their defaults; a bound of 0 is no default."""
     plain = {f.name: f.default for f in dataclasses.fields(Parameter)}
     keep = ("name", "type", "default")
-    return {key: value for key, value in parameter.items() if key in keep or value is not plain[key] and value != ()}
+    return {key: value for key, value in parameter.items() if key in keep or (value is not plain[key] and value != ())}
 
 
 def render() -> str:

@@ -4,11 +4,11 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from fusionbench.config import Recipe, identity
+from fusionbench.config import MethodConfig, Recipe, identity
 from fusionbench.errors import ConfigError
 from fusionbench.registry import Entry, families, methods
 from fusionbench.weights.checks import fit
@@ -31,6 +31,10 @@ class Pool:
     base: Source | None
     experts: Mapping[str, Source]
     tower: str = ""
+    family: str = "auto"
+    mtl: Source | None = None
+    tasks: Mapping[str, str | None] = field(default_factory=dict)
+    """The task that each expert was trained on, where one is known."""
 
     @property
     def reference(self) -> Source:
@@ -62,13 +66,10 @@ def open_pool(recipe: Recipe) -> Pool:
         CheckpointError: where a model is missing or damaged.
         ConfigError: where the method needs a base and the recipe has none.
     """
-    entry = methods[recipe.method.name]
-    if recipe.base is None and entry.base == "required":
-        raise ConfigError(f"{entry.name} works on deltas to a base model: name one with base=REF.")
     base = open_source(recipe.base) if recipe.base is not None else None
     experts = {name: open_source(expert.model) for name, expert in recipe.experts.items()}
-    pool = Pool(base, experts)
-    return Pool(base, experts, tower_of(pool.reference.config, recipe.family))
+    pool = Pool(base, experts, family=recipe.family)
+    return replace(pool, tower=tower_of(pool.reference.config, recipe.family))
 
 
 def tower_of(config: Mapping[str, Any], family: str = "auto") -> str:
@@ -80,46 +81,56 @@ def tower_of(config: Mapping[str, Any], family: str = "auto") -> str:
     return ""
 
 
-def plan_of(recipe: Recipe, pool: Pool) -> Plan:
-    """Return the plan of a stream method's recipe.
+def plan_of(
+    pool: Pool, method: MethodConfig, *, seed: int = 0, batch_norm: str = "average", dtype: str = "base"
+) -> Plan:
+    """Return the plan of a stream method on opened models.
 
     Raises:
+        ConfigError: where the method is of another kind, or needs a base that is not there.
         IncompatibleModels: with every difference between the models.
     """
-    entry = methods[recipe.method.name]
+    entry = methods[method.name]
     if entry.kind != "stream":
-        raise ConfigError(f"{entry.name} does not merge checkpoints tensor by tensor; use it with: fusionbench run.")
-    dtype = "base" if recipe.output.dtype == "base" else WORDS[recipe.output.dtype]
+        raise ConfigError(f"{entry.name} does not merge tensor by tensor; use it with: fusionbench run.")
+    if pool.base is None and entry.base == "required":
+        raise ConfigError(f"{entry.name} works on deltas to a base model: name one with base=REF.")
     return build_plan(
         pool.base,
         pool.experts,
         fit(pool.reference, pool.experts, tower=pool.tower),
         method=entry.name,
         parameters=entry.parameters,
-        values=recipe.method.params,
-        seed=recipe.seed,
-        dtype=dtype,
-        batch_norm=recipe.batch_norm,
+        values=method.params,
+        seed=seed,
+        dtype=dtype if dtype == "base" else WORDS[dtype],
+        batch_norm=batch_norm,
     )
+
+
+def plan_of_recipe(recipe: Recipe, pool: Pool) -> Plan:
+    """Return the plan of a recipe on its opened models; see `plan_of`."""
+    return plan_of(pool, recipe.method, seed=recipe.seed, batch_norm=recipe.batch_norm, dtype=recipe.output.dtype)
 
 
 def silent(what: str, done: int, total: int) -> None:
     """Report no progress."""
 
 
-def merge(recipe: Recipe, folder: Path, progress: Progress = silent) -> Merged:
+def merge(recipe: Recipe, folder: Path, progress: Progress = silent, pool: Pool | None = None) -> Merged:
     """Write the merged model of a recipe to `folder`, in the base's layout, whole or not at all.
 
     Args:
         recipe: base, experts and a stream method.
         folder: must not exist.
         progress: told how many entries are done.
+        pool: the recipe's models where they are opened already.
 
     Raises:
         FusionBenchError: for every mistake of the user; nothing is left behind.
     """
-    pool = open_pool(recipe)
-    plan = plan_of(recipe, pool)
+    pool = pool or open_pool(recipe)
+    plan = plan_of_recipe(recipe, pool)
     entry = methods[recipe.method.name]
     inputs = pool.fingerprints()
     outputs = [step.output for step in plan]

@@ -71,7 +71,7 @@ def test_dollar_signs_in_names_are_printed_as_they_stand(make_accuracies: MakeRu
     names = {"$a_{b}$": 0.5, "c$": 0.5, r"$\frac$": 0.5}
     runs = [make_accuracies(f"r{scale}", "ties", names, params={"$s$": scale}) for scale in (1, 2)]
     charts = charts_of(table_of(runs))
-    assert [chart.name for chart in charts] == ["radar", "bars", "curve-$s$"]
+    assert [chart.name for chart in charts] == ["radar", "bars", "curve-s"]
     for chart in charts:
         chart.figure.draw_without_rendering()
 
@@ -82,6 +82,20 @@ def test_the_legend_lies_outside_the_axes(charts: dict[str, Chart]) -> None:
         (legend,) = chart.figure.legends
         (axes,) = chart.figure.axes
         assert legend.get_window_extent().y1 <= axes.get_window_extent().y0
+
+
+def test_a_legend_of_long_labels_stays_inside_the_figure(make_accuracies: MakeRun) -> None:
+    values = {"x": 0.5, "y": 0.25, "z": 0.75}
+    for words in ("adamerging-like method", "a very long label " * 6):
+        runs = [
+            make_accuracies(f"{len(words)}-{rate}", "ties", values, params={"kind": words, "rate": rate})
+            for rate in (0.001, 0.01, 0.1)
+        ]
+        runs.append(make_accuracies(f"{len(words)}-other", "ties", values, params={"kind": "plain", "rate": 1}))
+        for chart in charts_of(table_of(runs)):
+            chart.figure.draw_without_rendering()
+            box = chart.figure.legends[0].get_window_extent()
+            assert 0 <= box.x0 < box.x1 <= chart.figure.bbox.width
 
 
 def test_a_png_has_150_dots_an_inch_and_the_same_bytes_each_time(charts: dict[str, Chart], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusionbench.cli import listing, merging
+from fusionbench.cli import listing, merging, reporting, running
 
 application = typer.Typer(
     name="fusionbench",
@@ -13,7 +13,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (merging, listing):
+for group in (running, merging, reporting, listing):
     group.add_to(application)
 
 

@@ -64,8 +64,15 @@ def show(
         say_json(described(entry))
         return
     say(f"{entry.name}: {entry.summary}")
-    facts = {"kind": entry.kind, "category": entry.category, "paper": entry.paper, "base": entry.base if entry.kind == "stream" else "",
-             "needs": ", ".join(entry.needs), "compat": ", ".join(entry.compat or {}), "laws": ", ".join(entry.laws)}  # fmt: skip
+    facts = {
+        "kind": entry.kind,
+        "category": entry.category,
+        "paper": entry.paper,
+        "base": entry.base if entry.kind == "stream" else "",
+        "needs": ", ".join(entry.needs),
+        "compat": ", ".join(entry.compat or {}),
+        "laws": ", ".join(entry.laws),
+    }
     say("\n".join(f"  {key:9}{value}" for key, value in facts.items() if value))
     if entry.parameters:
         from rich.table import Table

@@ -1,11 +1,11 @@
-"""`merge`: checkpoints in, one checkpoint out."""
+"""`merge` and `inspect`: checkpoints in, one checkpoint or a look at them out. No torch here."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from fusionbench.cli.console import note, progress, say
+from fusionbench.cli.console import note, progress, say, say_json
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as method=ties method.density=0.2")]
 
@@ -15,11 +15,12 @@ def add_to(application: typer.Typer) -> None:
     application.command(
         epilog="Example: fusionbench merge base=./base experts.math=./math experts.code=./code method=ties --out merged"
     )(merge)
+    application.command(epilog="Example: fusionbench inspect ./base ./math ./code --norms")(inspect)
 
 
 def merge(
     overrides: Overrides = None,
-    recipe: Annotated[Path | None, typer.Option("-r", "--recipe", help="YAML of a recipe.")] = None,
+    recipe: Annotated[Path | None, typer.Option("-r", "--recipe", help="YAML of a recipe, ours or mergekit's.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the merged model; must not exist.")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, write nothing.")
@@ -28,13 +29,16 @@ def merge(
     """Merge checkpoints tensor by tensor, from disk to disk."""
     from time import perf_counter
 
-    from fusionbench.config import Recipe
+    from fusionbench.compat import load_recipe
     from fusionbench.errors import ConfigError
-    from fusionbench.merge import merge as merge_recipe, open_pool, plan_of
+    from fusionbench.merge import merge as merge_recipe
+    from fusionbench.merge import open_pool, plan_of_recipe
 
-    loaded = Recipe.load(recipe, overrides or [])
+    loaded, notes = load_recipe(recipe, overrides or [])
+    for line in notes:
+        note(line)
     if dry_run:
-        plan = plan_of(loaded, open_pool(loaded))
+        plan = plan_of_recipe(loaded, open_pool(loaded))
         for line in plan.notes:
             note(line)
         say(loaded.to_yaml())
@@ -52,3 +56,54 @@ def merge(
         f"Merged {len(loaded.experts)} experts by {loaded.method.name} into {merged.folder}: {merged.parameters:,} "
         f"parameters, {merged.bytes / 1e6:,.1f} MB, in {seconds:.1f} s ({merged.passes} passes over the inputs)."
     )
+
+
+def inspect(
+    models: Annotated[list[str], typer.Argument(help="Folders, files or hub ids; the first is the base.")],
+    norms: Annotated[
+        bool, typer.Option("--norms", help="Read everything and say how far each is from the base.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what models are, whether they fit together, and what a merge would cost; from headers alone."""
+    from dataclasses import asdict
+
+    from fusionbench.merge import tower_of
+    from fusionbench.weights.inspection import distances
+    from fusionbench.weights.inspection import inspect as look
+    from fusionbench.weights.sources import open_source
+
+    sources = [open_source(model) for model in models]
+    found = look(sources, tower=tower_of(sources[0].config))
+    far = {source.label: distances(sources[0], source) for source in sources[1:]} if norms else {}
+    if as_json:
+        say_json({**asdict(found), "distances": far})
+        return
+    from rich.table import Table
+
+    columns = (
+        "model",
+        "architecture",
+        "tensors",
+        "parameters",
+        "MB",
+        "kinds",
+        "largest",
+        *(("‖Δ‖ / ‖base‖",) if far else ()),
+    )
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for facts in found.facts:
+        ratio = (f"{far[facts.label]['ratio']:.4f}" if facts.label in far else "",) if far else ()
+        table.add_row(
+            facts.label, facts.architecture, f"{facts.tensors:,}", f"{facts.parameters:,}", f"{facts.bytes / 1e6:,.1f}",
+            ", ".join(facts.dtypes), facts.largest, *ratio,
+        )  # fmt: skip
+    say(table)
+    for line in (*found.misfits, *(f"note: {text}" for text in found.notes)):
+        say(line)
+    if len(sources) > 1 and not found.misfits:
+        say(
+            f"They fit. A merge would read {found.cost['read'] / 1e6:,.0f} MB and write "
+            f"{found.cost['written'] / 1e6:,.0f} MB: about {found.cost['seconds']:.1f} s a pass, "
+            f"{found.cost['memory'] / 1e6:,.0f} MB of memory."
+        )

@@ -1,10 +1,12 @@
 """fusion-bench's command line, translated: `method= modelpool= taskpool=` and the keys below them."""
 
+import difflib
 from collections.abc import Sequence
 
 from fusionbench.compat.fusion_bench_words import (
     ALGORITHMS,
     DEFAULT_POOL,
+    EIGHT,
     KNOWN_AS,
     POOLS,
     TASKPOOLS,
@@ -12,10 +14,11 @@ from fusionbench.compat.fusion_bench_words import (
     WITHOUT_EQUAL,
     Algorithm,
     Key,
+    Pool,
 )
 from fusionbench.errors import ConfigError
 from fusionbench.overrides import Override, parse
-from fusionbench.registry import methods, suggestion
+from fusionbench.registry import methods
 
 _PREFIXES = {"set": "", "add": "+", "force": "++", "delete": "~"}
 
@@ -23,8 +26,8 @@ _PREFIXES = {"set": "", "add": "+", "force": "++", "delete": "~"}
 def from_fusion_bench(overrides: Sequence[str], *, method: str | None = None) -> tuple[list[str], tuple[str, ...]]:
     """Return the overrides in our words, and a note for each that was translated.
 
-    Overrides that are not fusion-bench's come back as they are; of those that are, what has no equal is an error. A method
-    named as fusion-bench names it gets fusion-bench's defaults, written out before what the user typed.
+    Overrides that are not fusion-bench's come back as they are; of those that are, what has no equal is an error. A
+    method named as fusion-bench names it gets fusion-bench's defaults, written out before what the user typed.
 
     Args:
         overrides: `key=value`, as typed; they may sweep.
@@ -62,11 +65,11 @@ class _Translator:
         return [*self.first, *self.kept], tuple(self.notes)
 
     def _algorithm(self, method: str | None) -> Algorithm | None:
-        """Return what is known of the method that the overrides or else the recipe's file names, in their words or ours."""
+        """Return what is known of the method that the overrides, or else the file, name in their words or ours."""
         named = [o.values[0] for _, o in self.overrides if o and o.key == ("method",) and o.values and not o.sweeps]
-        name = named[-1] if named else method
-        ours = (algorithm for algorithm in ALGORITHMS.values() if algorithm.method == name)
-        return ALGORITHMS.get(str(name)) or next(ours, None)
+        name = str(named[-1] if named else method)
+        ours = (algorithm for algorithm in ALGORITHMS.values() if algorithm.method == name.partition("/")[0])
+        return ALGORITHMS.get(name) or next(ours, None)
 
     def _rule(self, key: tuple[str, ...]) -> Key | None:
         if key[0] == "method" and len(key) == 2:
@@ -91,7 +94,7 @@ class _Translator:
             except ValueError as error:
                 self.problems.append(f"{override.text}: {error}.")
                 return
-            values = f"choice({','.join(texts)})" if override.sweeps else texts[0]
+            values = f"choice({texts[0]})" if override.sweeps and len(texts) == 1 else ",".join(texts)
             self.kept.append(f"{_PREFIXES[override.action]}{rule.ours}={values}")
             self.notes.append(f"{override.text} → {self.kept[-1]}")
 
@@ -134,9 +137,8 @@ class _Translator:
             self.pools[group] = str(override.values[0])
         elif below[:1] == ["models"] and len(below) == 2 and override.action != "delete":
             ours = "base" if below[1] == "_pretrained_" else f"++experts.{below[1]}"
-            self._translate(override, Key(ours.lstrip("+")))
-            if below[1] != "_pretrained_":
-                self.kept[-1] = f"++{self.kept[-1].lstrip('+')}"
+            self.kept.append(f"{ours}={override.text.partition('=')[2]}")
+            self.notes.append(f"{override.text} → {self.kept[-1]}")
         else:
             instead = "suite.experts=[…] chooses among a suite's experts, experts.NAME=REF adds one"
             self.problems.append(f"{override.text}: fusion-bench's {'.'.join(override.key)} has no equal; {instead}.")
@@ -150,32 +152,34 @@ class _Translator:
         name = self.pools.get("modelpool", DEFAULT_POOL)
         pool = POOLS.get(name)
         if pool is None:
-            single = "see `fusionbench list suites`, or give base=REF and experts.NAME=REF"
-            self.problems.append(f"modelpool={name} has no equal; {single}. {suggestion(name, list(POOLS))}")
+            close = difflib.get_close_matches(name, POOLS, n=1)
+            hint = f"did you mean {close[0]}?" if close else "see `fusionbench list suites`."
+            self.problems.append(f"modelpool={name} has no equal; {hint} Or give base=REF and experts.NAME=REF.")
             return
-        written = [f"suite={pool.suite}"]
-        if pool.experts:
-            written.append(f"suite.experts=[{','.join(pool.experts)}]")
-        if "taskpool" in self.pools:
-            tasks = TASKPOOLS.get(self.pools["taskpool"])
-            if (
-                tasks is None
-                or pool.suite not in tasks.suites
-                or not {*pool.experts} <= {*(tasks.tasks or pool.experts)}
-            ):
-                without = (
-                    "; to fuse without evaluating use `fusionbench merge`" if self.pools["taskpool"] == "dummy" else ""
-                )
-                self.problems.append(
-                    f"taskpool={self.pools['taskpool']} has no equal beside modelpool={name}{without}."
-                )
-                return
-            if pool.experts:
-                written.append(f"suite.unseen=[{','.join(task for task in tasks.tasks if task not in pool.experts)}]")
-            if tasks.split != "test":
-                written.append(f"tasks.split={tasks.split}")
+        written = [f"suite={pool.suite}", *self._tasks(name, pool)]
         self.first += written
         self.notes.append(f"{' '.join(f'{key}={value}' for key, value in self.pools.items())} → {' '.join(written)}")
+
+    def _tasks(self, name: str, pool: Pool) -> list[str]:
+        """Return the overrides that choose the experts and tasks of the pools among their suite's."""
+        experts = [f"suite.experts={_listed(pool.experts)}"] if pool.experts else []
+        if "taskpool" not in self.pools:
+            return experts
+        taskpool = self.pools["taskpool"]
+        tasks = TASKPOOLS.get(taskpool)
+        if tasks is None or pool.suite not in tasks.suites or not {*pool.experts} <= {*(tasks.tasks or pool.experts)}:
+            merge = "; to fuse without evaluating use `fusionbench merge`" if taskpool == "dummy" else ""
+            self.problems.append(f"taskpool={taskpool} has no equal beside modelpool={name}{merge}.")
+            return experts
+        split = [f"tasks.split={tasks.split}"] if tasks.split != "test" else []
+        if pool.experts:
+            rest = tuple(task for task in tasks.tasks if task not in pool.experts)
+            return [*experts, f"suite.unseen={_listed(rest)}", *split]
+        return [*([] if tasks.tasks in ((), EIGHT) else [f"tasks.seen={_listed(tasks.tasks)}"]), *split]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return f"[{','.join(names)}]"
 
 
 def _parsed(text: str) -> Override | None:

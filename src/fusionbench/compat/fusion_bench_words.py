@@ -170,7 +170,7 @@ TOP = {
 
 _CLIP = {"base-patch32": "b32", "base-patch16": "b16", "large-patch14": "l14"}
 _SETS = {"TA8": "ta8", "TALL14": "ta14", "TALL20": "ta20"}
-_EIGHT = ("sun397", "stanford-cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd")
+EIGHT = ("sun397", "stanford-cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd")
 _ROBUST = ("stanford-cars", "eurosat", "resisc45", "gtsrb")
 _SUBSETS = {
     "generalization_exp1": ("sun397", "stanford-cars", "resisc45", "dtd", "svhn", "gtsrb"),
@@ -207,10 +207,10 @@ POOLS = {
 }
 _CLASSIFICATION = "CLIPVisionModelTaskPool/clip-vit-classification_"
 TASKPOOLS = {
-    f"{_CLASSIFICATION}TA8": TaskPool(("clip-vit-b32/ta8",), _EIGHT),
-    f"{_CLASSIFICATION}TA8_val": TaskPool(("clip-vit-b32/ta8",), _EIGHT, split="validation"),
-    f"{_CLASSIFICATION}TA8_B16": TaskPool(("clip-vit-b16/ta8", "clip-vit-b16/ta8-lora"), _EIGHT),
-    f"{_CLASSIFICATION}TA8_L14": TaskPool(("clip-vit-l14/ta8",), _EIGHT),
+    f"{_CLASSIFICATION}TA8": TaskPool(("clip-vit-b32/ta8",), EIGHT),
+    f"{_CLASSIFICATION}TA8_val": TaskPool(("clip-vit-b32/ta8",), EIGHT, split="validation"),
+    f"{_CLASSIFICATION}TA8_B16": TaskPool(("clip-vit-b16/ta8", "clip-vit-b16/ta8-lora"), EIGHT),
+    f"{_CLASSIFICATION}TA8_L14": TaskPool(("clip-vit-l14/ta8",), EIGHT),
     f"{_CLASSIFICATION}TALL14": TaskPool(("clip-vit-b32/ta14",)),
     f"{_CLASSIFICATION}TALL20": TaskPool(("clip-vit-b32/ta20",)),
     "CLIPVisionModelTaskPool/clip-vit-base-patch32_robustness_corrupted": TaskPool(("clip-vit-b32/ta8",), _ROBUST),

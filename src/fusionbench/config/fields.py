@@ -70,8 +70,9 @@ def _distinct(names: Iterable[str]) -> tuple[str, ...]:
     return names
 
 
-Whole = Annotated[int, BeforeValidator(_read_whole)]
-Seed = Annotated[Whole, Field(ge=0, lt=2**63)]
+WHOLE = BeforeValidator(_read_whole)
+Count = Annotated[int, Field(ge=1), WHOLE]
+Seed = Annotated[int, Field(ge=0, lt=2**63), WHOLE]
 Bytes = Annotated[
     int,
     BeforeValidator(_read_bytes),

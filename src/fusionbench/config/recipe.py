@@ -12,7 +12,7 @@ import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from fusionbench.config.document import read_document
-from fusionbench.config.fields import Bytes, Config, Device, Names, Seed, Text, Whole
+from fusionbench.config.fields import WHOLE, Bytes, Config, Count, Device, Names, Seed, Text
 from fusionbench.config.method import MethodConfig, method_defaults
 from fusionbench.errors import ConfigError
 from fusionbench.overrides import apply, expand_shorthands, interpolate
@@ -76,10 +76,8 @@ class TasksConfig(Config):
     )
     split: Literal["train", "validation", "test"] = "test"
     corruption: Text | None = Field(default=None, description="a corruption of the inputs, such as motion_blur")
-    severity: Annotated[Whole, Field(ge=1, le=5)] = 2
-    limit: Annotated[Whole, Field(ge=1)] | None = Field(
-        default=None, description="only the first so many examples of each task"
-    )
+    severity: Annotated[int, Field(ge=1, le=5), WHOLE] = 2
+    limit: Count | None = Field(default=None, description="only the first so many examples of each task")
 
 
 class OutputConfig(Config):
@@ -96,7 +94,7 @@ class RuntimeConfig(Config):
     """How the work is done. Never in the identity: it changes no number."""
 
     device: Device = "auto"
-    threads: Annotated[Whole, Field(ge=1)] = Field(default_factory=lambda: _cpus(), description="of the processor")
+    threads: Count = Field(default_factory=lambda: _cpus(), description="of the processor")
     memory: Bytes | None = Field(default=None, description="most that may be used; a number of bytes, 2GB or 500MB")
     launcher: Text | None = Field(default=None, description="what starts the runs of a sweep; null: this process")
 

@@ -82,14 +82,20 @@ def _parameter(parameter: Parameter) -> JSON:
     if parameter.nullable:
         forms.append({"type": "null"})
     if parameter.type not in ("method", "list"):
-        entry = {"type": "object", "required": ["value"], "properties": {"value": one, "filter": {"type": "string"}}}
-        schedule = {"type": "array", "minItems": 1, "items": {**entry, "additionalProperties": False}}
+        schedule = _schedule(one)
         forms.append(schedule)
         if parameter.per_expert:
-            forms.append({"type": "array", "items": one})
-            forms.append({"type": "object", "additionalProperties": {"anyOf": [one, schedule]}})
+            each = {"anyOf": [one, schedule]}
+            forms += [{"type": "array", "items": each}, {"type": "object", "additionalProperties": each}]
     schema: JSON = {"anyOf": forms, "description": parameter.doc}
     return schema if parameter.required else {**schema, "default": parameter.default}
+
+
+def _schedule(one: JSON) -> JSON:
+    """Return the schema of a list of values by tensor name; a list among the values is a gradient over depth."""
+    value = {"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]}
+    entry = {"type": "object", "required": ["value"], "properties": {"value": value, "filter": {"type": "string"}}}
+    return {"type": "array", "minItems": 1, "items": {**entry, "additionalProperties": False}}
 
 
 def _one(parameter: Parameter) -> JSON:

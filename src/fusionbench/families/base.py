@@ -5,17 +5,18 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from fusionbench.weights.headers import TensorSpec
+from fusionbench.families.images import ImageProcessor
+from fusionbench.weights.headers import Source, TensorSpec
 
 Batch = dict[str, Any]
-"""What a family's `collate` made: tensors by name, the first dimension an example each. Labels, where there are any, are
-under "labels"; a batch drawn without labels has no such key."""
+"""What a family's `collate` made: tensors by name, the first dimension an example each. Labels, where there are any,
+are under "labels"; a batch drawn without labels has no such key."""
 Backbone = Callable[..., Any]
 """A module of the family, or any callable with its signature."""
 
 
 class LinearSite(NamedTuple):
-    """A linear map inside a module: its weight is `(out, in)`, or `(in, out)` where not `inputs_last` (GPT-2's Conv1D)."""
+    """A linear map inside a module; its weight is `(out, in)`, or `(in, out)` where not `inputs_last` (as in GPT-2)."""
 
     name: str
     module: nn.Module
@@ -58,8 +59,13 @@ class Family(Protocol):
         """Return, for each canonical (file) name, the name of the same tensor in `skeleton`'s state dict."""
         ...
 
-    def collate(self, examples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Return examples as one batch of the backbone's inputs."""
+    def collate(self, examples: Sequence[Mapping[str, Any]], processor: Any = None) -> Batch:
+        """Return examples as one batch of the backbone's inputs.
+
+        Args:
+            examples: as they were prepared, by column; a "label" becomes an entry of "labels".
+            processor: what the family read from the base's folder; None takes the architecture's usual constants.
+        """
         ...
 
     def features(self, backbone: Backbone, batch: Batch) -> Tensor:
@@ -73,6 +79,36 @@ class HasTokens(Protocol):
 
     def token_mask(self, batch: Batch) -> Tensor | None:
         """Return `(examples, tokens)`, true where a token is real; None where all are."""
+        ...
+
+
+@runtime_checkable
+class HasImages(Protocol):
+    """A family whose inputs are images."""
+
+    def processor(self, source: Source) -> ImageProcessor:
+        """Return how an image becomes the model's input, as the checkpoint's folder says."""
+        ...
+
+
+@runtime_checkable
+class HasText(Protocol):
+    """A family that embeds texts in the space of its features, so that class names make a head."""
+
+    def tokenize(self, source: Source, texts: Sequence[str]) -> Batch:
+        """Return texts as inputs of `text_features`, with the tokenizer of the checkpoint's folder.
+
+        Raises:
+            CheckpointError: where the folder holds no tokenizer that fits the model.
+        """
+        ...
+
+    def text_features(self, module: nn.Module, tokens: Batch) -> Tensor:
+        """Return the texts' embeddings, `(texts, width)`, not normalised."""
+        ...
+
+    def logit_scale(self, module: nn.Module) -> float:
+        """Return the factor on cosine similarities, `exp(logit_scale)`."""
         ...
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusionbench.kernels.consensus import CONSENSUS
 from fusionbench.kernels.selection import Keep, Scope, Thresholds, kept, thresholds, tiles_of
+from fusionbench.methods._combine import Disjoint, ElectOn, elect, merge_agreeing
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._random import uniform
 from fusionbench.parameters import Density, PerExpert, Scale, per_expert
@@ -17,8 +18,6 @@ from fusionbench.weights.plan import Site
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
 ZeroSign = Literal["zero", "majority", "positive"]
-Combine = Literal["mean", "sum", "max"]
-ElectOn = Literal["weighted", "unweighted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def prepare_ties(
     total = 0.0
     for site, base, experts in read():
         deltas = _trimmed(base, experts, density, trim, keep, site, found)
-        total += float(_elect(deltas, per_expert(at[site.name]["weights"], len(experts)), elect_on).sign().sum())
+        total += float(elect(deltas, per_expert(at[site.name]["weights"], len(experts)), elect_on).sign().sum())
     return Prepared(cuts, float(np.sign(total)))
 
 
@@ -75,7 +74,7 @@ def _draws(chunks: Chunks) -> Chunks:
 )
 def ties(
     base: Tensor, experts: Sequence[Tensor], *, density: PerExpert[Density] = 0.2, weights: PerExpert[float] = 1.0,
-    scale: Scale = 1.0, scope: Scope = "model", combine: Combine = "mean", elect_on: ElectOn = "weighted",
+    scale: Scale = 1.0, scope: Scope = "model", combine: Disjoint = "mean", elect_on: ElectOn = "weighted",
     trim: Literal["magnitude", "random"] = "magnitude", keep: Keep = "exact", zero_sign: ZeroSign = "zero",
     site: Site | None = None, prepared: Prepared | None = None,
 ) -> Tensor:  # fmt: skip
@@ -103,13 +102,13 @@ def ties(
     """
     deltas = _trimmed(base, experts, density, trim, keep, site, prepared)
     factors = per_expert(weights, len(experts))
-    elected = _elect(deltas, factors, elect_on)
+    elected = elect(deltas, factors, elect_on)
     if zero_sign == "majority":
         majority = prepared.majority if prepared is not None else float(elected.sign().sum().sign())
         elected = torch.where(elected == 0, majority, elected)
     elif zero_sign == "positive":
         elected = torch.where(elected == 0, 1.0, elected)
-    return base + _merge_agreeing(deltas, factors, elected.sign(), combine, elect_on) * scale
+    return base + merge_agreeing(deltas, factors, elected.sign(), combine, elect_on) * scale
 
 
 def _trimmed(
@@ -149,27 +148,3 @@ def _above(values: Tensor, cut: int, quota: int) -> Tensor:
     patterns = values.float().abs().contiguous().view(torch.int32).flatten()
     tied = patterns == cut
     return ((patterns > cut) | (tied & (tied.cumsum(0) <= quota))).view(values.shape)
-
-
-def _elect(deltas: Sequence[Tensor], factors: Sequence[float], elect_on: ElectOn) -> Tensor:
-    """Return the sum whose sign is elected."""
-    total = torch.zeros_like(deltas[0])
-    for delta, factor in zip(deltas, factors, strict=True):
-        total = total + (delta * factor if elect_on == "weighted" else delta)
-    return total
-
-
-def _merge_agreeing(
-    deltas: Sequence[Tensor], factors: Sequence[float], sign: Tensor, combine: Combine, elect_on: ElectOn
-) -> Tensor:
-    """Return the mean over weights, the sum, or the largest of the entries whose vote has the elected sign."""
-    merged, agreeing = torch.zeros_like(sign), torch.zeros_like(sign)
-    for delta, factor in zip(deltas, factors, strict=True):
-        value = delta * factor
-        agrees = (value if elect_on == "weighted" else delta) * sign > 0
-        if combine == "max":
-            merged = torch.where(agrees & (value.abs() > merged.abs()), value, merged)
-        else:
-            merged = torch.where(agrees, merged + value, merged)
-            agreeing = torch.where(agrees, agreeing + factor, agreeing)
-    return torch.where(agreeing != 0, merged / agreeing, merged) if combine == "mean" else merged

@@ -106,6 +106,7 @@ def _lay(document: dict[str, Any], override: Override) -> None:
 def _remove(holder: dict[str, Any], last: str, override: Override) -> None:
     if last not in holder:
         raise ConfigError(f"there is no {'.'.join(override.key)} to remove.")
-    if override.values and override.values[0] not in (holder[last], str(holder[last])):
+    expected = [_spelled_out(override.key, value) for value in override.values]
+    if expected and expected[0] not in (holder[last], str(holder[last])):
         raise ConfigError(f"{'.'.join(override.key)} is {holder[last]!r}, so it stays.")
     del holder[last]

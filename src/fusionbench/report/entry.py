@@ -1,6 +1,5 @@
 """From folders of runs to files: what `fusionbench report` does."""
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from fusionbench.records import Run, find_runs, write_long, write_whole
 from fusionbench.registry import suggestion
 from fusionbench.report.formats import as_csv, as_latex, as_markdown
 from fusionbench.report.html import page
-from fusionbench.report.plots import Chart, Kind, charts_of, save
+from fusionbench.report.plots import Chart, Kind, charts_of, file_word, save
 from fusionbench.report.tables import Table, Which, tables_of
 
 FORMATS = ("md", "csv", "latex", "html", "png", "pdf", "json-long", "parquet")
@@ -83,4 +82,4 @@ def _prefixes(tables: Sequence[Table]) -> list[str]:
     """Return what the file names of each suite begin with: nothing where there is only one suite."""
     if len(tables) == 1:
         return [""]
-    return [re.sub(r"[^A-Za-z0-9.]+", "-", table.title).strip("-") + "-" for table in tables]
+    return [f"{file_word(table.title)}-" for table in tables]

@@ -2,9 +2,11 @@
 
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fusionbench.records import FRACTION, write_whole
@@ -25,7 +27,11 @@ COLOURS = ("#0072b2", "#e69f00", "#009e73", "#56b4e9", "#d55e00", "#cc79a7")
 """Okabe and Ito's palette without black and yellow: told apart in every common form of colour
 blindness, and ordered so that neighbours differ in print without colour."""
 MARKERS = ("o", "s", "^", "D", "v", "P")
-INCHES_PER_LETTER = 0.09
+INCHES_PER_LETTER = 0.078
+LEGEND_SIZE = 8 / 9
+"""Size of a letter in the legend, relative to the axes' labels."""
+LEGEND_LETTERS = 50
+"""Where a label is folded, so that one column fits the narrowest figure."""
 REFERENCE_STYLE = {
     "pretrained": ("#9b9ba1", (0, (1, 1.5))),
     "individual": ("#77777c", (0, (6, 2))),
@@ -57,7 +63,7 @@ def charts_of(table: Table) -> list[Chart]:
         for parameter, lines in sweeps_of(table).items():
             what = "average over the seen tasks" if table.column("average") is not None else "normalized score"
             caption = f"{table.title}: {what} against {parameter}."
-            charts.append(Chart(f"curve-{parameter}", caption, curve(table, parameter, lines)))
+            charts.append(Chart(f"curve-{file_word(parameter)}", caption, curve(table, parameter, lines)))
     return charts
 
 
@@ -81,7 +87,7 @@ def radar(picture: Picture) -> "Figure":
     axes.set_rlabel_position(180 / len(picture.tasks))
     axes.tick_params(axis="y", labelsize=7, labelcolor=REFERENCE_STYLE["individual"][0])
     axes.set_title(literal(f"{picture.title}: {picture.axis}"), pad=18)
-    _legend_below(figure, columns=2)
+    _legend_below(figure)
     return figure
 
 
@@ -104,7 +110,7 @@ def bars(picture: Picture) -> "Figure":
     axes.grid(axis="x", visible=False)
     axes.set_title(literal(picture.title))
     _slant_long_names(axes, groups, breadth)
-    _legend_below(figure, columns=3)
+    _legend_below(figure)
     return figure
 
 
@@ -136,7 +142,7 @@ def curve(table: Table, parameter: str, lines: Mapping[str, Sequence[tuple[float
     axes.set_xlabel(literal(parameter))
     axes.set_ylabel(literal(_average_name(table)))
     axes.set_title(literal(f"{table.title}: {_average_name(table)} against {parameter}"))
-    _legend_below(figure, columns=3)
+    _legend_below(figure)
     return figure
 
 
@@ -153,6 +159,11 @@ def save(chart: Chart, folder: Path, kind: Kind = "png", *, prefix: str = "") ->
     with style.context(STYLE):
         chart.figure.savefig(drawn, format=kind, metadata=undated[kind], facecolor="white")
     return write_whole(folder / f"{prefix}{chart.name}.{kind}", drawn.getvalue())
+
+
+def file_word(text: str) -> str:
+    """Return `text` with everything that does not belong into a file name turned into hyphens."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
 
 
 def literal(text: str) -> str:
@@ -190,5 +201,10 @@ def _slant_long_names(axes: "Axes", names: Sequence[str], width: float) -> None:
             label.set(rotation=30, ha="right", rotation_mode="anchor")
 
 
-def _legend_below(figure: "Figure", *, columns: int) -> None:
-    figure.legend(loc="outside lower center", ncols=columns)
+def _legend_below(figure: "Figure") -> None:
+    """Add a legend below the axes, in as many columns as its longest line leaves room for."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    folded = [fill(label, LEGEND_LETTERS) for label in labels]
+    longest = max(len(line) for label in folded for line in label.splitlines())
+    columns = int(figure.get_size_inches()[0] / (longest * INCHES_PER_LETTER * LEGEND_SIZE + 0.55))
+    figure.legend(handles, folded, loc="outside lower center", ncols=min(max(columns, 1), 4))

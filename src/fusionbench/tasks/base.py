@@ -17,7 +17,7 @@ Rows = Mapping[str, np.ndarray[Any, Any]]
 
 
 class Score(NamedTuple):
-    """A metric's value on a split: `n` is examples; `stderr` is binomial for accuracy, else by bootstrap over examples."""
+    """A metric's value on a split; `n` is examples, `stderr` binomial for accuracy, else by bootstrap over examples."""
 
     value: float
     n: int
@@ -44,10 +44,25 @@ class Metric(NamedTuple):
 class Task(Protocol):
     """Data splits, a frozen head, metrics; the first metric is the primary one."""
 
-    name: str
-    version: int
-    family: Family
-    metrics: tuple[Metric, ...]
+    @property
+    def name(self) -> str:
+        """What it is called in tables and recipes."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Raised when a number of the task changes."""
+        ...
+
+    @property
+    def family(self) -> Family:
+        """Whose features the head reads."""
+        ...
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The primary one first."""
+        ...
 
     def size(self, split: Split) -> int:
         """Return the number of examples of a split.
@@ -71,8 +86,9 @@ class Task(Protocol):
 
         Args:
             split: which examples.
-            size: examples a batch; the last may be smaller.
-            seed: None reads once in the data's order; a number reads for ever, each epoch a permutation of (seed, task, epoch).
+            size: examples a batch; the last of a single reading may be smaller.
+            seed: None reads once in the data's order; a number reads for ever, each epoch a permutation of
+                (seed, task, epoch), one epoch joined to the next, so that every batch is full.
             start: examples to pass over, to go on where a run stopped.
             limit: take only the first so many examples of the split.
             labels: False leaves the label key out, so that nothing can peek.

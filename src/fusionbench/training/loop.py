@@ -56,6 +56,12 @@ class Loop:
     log_every: int = 10
     progress: Progress | None = None
 
+    @property
+    def place(self) -> torch.device:
+        """The device on which trained tensors must lie; batches are moved there."""
+        found = torch.accelerator.current_accelerator(check_available=True) if self.device == "auto" else None
+        return found or torch.device("cpu")
+
     def run(
         self,
         name: str,

@@ -1,6 +1,5 @@
 """References to models: a folder, a file, or `org/name[@revision]` of the Hugging Face hub. No torch here."""
 
-import os
 import re
 from pathlib import Path
 
@@ -18,23 +17,26 @@ def resolve(reference: str | Path) -> Path:
     Raises:
         CheckpointError: where there is no such path, repository or revision, or no network; with the fix.
     """
-    path = Path(reference).expanduser()
-    if path.exists():
-        return path
-    match = HUB_ID.match(str(reference))
-    if match is None or str(reference).startswith((".", "/", "~")):
-        near = path.parent if path.parent.is_dir() else None
-        found = ", ".join(sorted(p.name for p in near.iterdir())[:8]) if near else ""
-        raise CheckpointError(f"There is no model at {reference}." + (f" {near} holds: {found}." if found else ""))
-    return _fetch(str(reference), match["repo"], match["revision"])
+    text, beside = str(reference), ""
+    try:
+        path = Path(reference).expanduser()
+        if text and path.exists():
+            return path
+        if path.parent.is_dir():
+            beside = f" {path.parent} holds: {', '.join(sorted(p.name for p in path.parent.iterdir())[:8]) or 'nothing'}."
+    except (OSError, RuntimeError, ValueError):
+        # A home that is not there, or a text that no file system takes for a name: no path, then.
+        pass
+    match = HUB_ID.fullmatch(text)
+    if match is None or text.startswith((".", "/", "~")):
+        raise CheckpointError(f"There is no model at {text or 'an empty reference'}.{beside}")
+    return _fetch(text, match["repo"], match["revision"])
 
 
 def _fetch(reference: str, repository: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -53,10 +55,12 @@ def _fetch(reference: str, repository: str, revision: str | None) -> Path:
             f"There is no folder {reference}, and no such repository on the hub (or it is private: run hf auth login)."
         ) from None
     except LocalEntryNotFoundError:
-        why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
         raise CheckpointError(
             f"There is no folder {reference}; it is not in the hub's local cache either, and {why}. "
             f"With a network, run once: hf download {repository}"
         ) from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise CheckpointError(f"{reference} cannot be had from the hub: {str(error).splitlines()[0]}") from None
+    except Exception as error:
+        # Besides the library's own errors, those of its HTTP client, which it has changed before.
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{reference} cannot be had from the hub: {why}") from None

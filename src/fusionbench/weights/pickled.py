@@ -24,24 +24,28 @@ def open_pickled(label: str, path: Path, folder: Path) -> Source:
         CheckpointError: where it holds anything but tensors (code is never run), is damaged, or an index points outside
             its folder.
     """
-    files = _shards(path) if path.name.endswith(".index.json") else [path]
+    wanted = _shards(path) if path.name.endswith(".index.json") else {}
     tensors: dict[str, Tensor] = {}
-    for file in files:
+    for file in sorted(set(wanted.values())) or [path]:
         tensors.update(_load(file))
+    missing = sorted(set(wanted) - set(tensors))
+    if missing:
+        raise CheckpointError(f"{path} names tensors that are in no shard: {', '.join(missing[:5])}.")
     source = TensorSource(label, tensors, read_config(folder))
     source.folder = folder
     return source
 
 
-def _shards(index: Path) -> list[Path]:
+def _shards(index: Path) -> dict[str, Path]:
+    """Return the file of each tensor that an index names."""
     try:
-        files = sorted({str(file) for file in json.loads(index.read_text())["weight_map"].values()})
-    except (ValueError, KeyError, AttributeError) as error:
+        files = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is no index of shards ({error}).") from None
-    outside = [file for file in files if Path(file).name != file]
+    outside = [file for file in files.values() if Path(file).name != file]
     if outside:
         raise CheckpointError(f"{index} names the shard {outside[0]!r}, which lies outside its folder. It is refused.")
-    return [index.parent / file for file in files]
+    return {name: index.parent / file for name, file in files.items()}
 
 
 def _load(path: Path) -> Mapping[str, Tensor]:
@@ -52,12 +56,14 @@ def _load(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:
         # torch raises a dozen kinds of error on damaged files; each means that the file cannot be trusted.
         raise CheckpointError(
-            f"{path} cannot be read as tensors only: {str(error).splitlines()[0][:200]} "
+            f"{path} cannot be read as tensors only: {(str(error) or type(error).__name__).splitlines()[0][:200]} "
             "Convert it to safetensors where you trust it."
         ) from None
     for key in NESTED:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(v, Tensor) for v in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    ):
         raise CheckpointError(f"{path} holds something other than tensors by name. Save the model's state_dict.")
     return content

@@ -32,8 +32,9 @@ class SafetensorsFile:
             with path.open("rb") as file:
                 self._header_bytes = _header_bytes(path, file.read(8), self.size)
                 self.header = file.read(self._header_bytes)
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from None
+        except (OSError, ValueError) as error:
+            # An index may name a file that no system could have.
+            raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', error)}.") from None
         self.metadata, self.specs, self._offsets = _parse(path, self.header, self.size - 8 - self._header_bytes)
 
     @cached_property
@@ -119,7 +120,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} should hold a JSON object, it holds a {type(config).__name__}.")
@@ -130,7 +131,9 @@ def _shards(index: Path) -> list[SafetensorsFile]:
     try:
         weight_map = json.loads(index.read_text())["weight_map"]
         wanted = {str(name): str(file) for name, file in weight_map.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        if not wanted:
+            raise ValueError("its weight_map is empty")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index} is no index of shards ({error}); it needs a 'weight_map' of names to files."
         ) from None
@@ -170,7 +173,9 @@ def _parse(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, str], dic
     """Return metadata, specs and first bytes of a header, each held against the size of the data."""
     try:
         header = json.loads(raw, object_pairs_hook=_no_duplicates)
-        metadata = header.pop("__metadata__", {})
+        metadata = header.pop("__metadata__", None) or {}
+        if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
+            raise ValueError("__metadata__ should map names to text")
         specs, spans = {}, []
         for name, entry in header.items():
             spec = TensorSpec(name, entry["dtype"], tuple(entry["shape"]))
@@ -194,7 +199,7 @@ def _parse(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, str], dic
             f"{path} should hold {place:,} bytes of tensors, it holds {data_bytes:,}: "
             f"{'it is truncated' if place > data_bytes else 'bytes are left over'}. Download or save it again."
         )
-    return dict(metadata), specs, {name: begin for begin, _, name in spans}
+    return metadata, specs, {name: begin for begin, _, name in spans}
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -1,0 +1,52 @@
+"""Records of measurements: what was run, when, at which commit, on which machine. Docs render figures from these."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+
+def write_record(path: Path, values: dict[str, Any]) -> None:
+    """Write `values` with the command, the commit, the date and the machine."""
+    record = {
+        "command": " ".join(["python", *(_relative(argument) for argument in sys.argv)]),
+        "commit": _commit(),
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": machine(),
+        "values": values,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def machine() -> dict[str, Any]:
+    """Return processor, cores, memory and versions."""
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        platform.processor(),
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "processor": model,
+        "cores": os.cpu_count(),
+        "memory_gb": round(memory / 1e9),
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def _relative(argument: str) -> str:
+    """Return an argument without the folders of this machine."""
+    flag, equals, value = argument.partition("=")
+    text = value if equals else flag
+    short = f".../{Path(text).name}" if text.startswith("/") else text
+    return f"{flag}={short}" if equals else short
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"

@@ -1,0 +1,58 @@
+"""How a family is made known, and found by a checkpoint's configuration."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from fusionbench.errors import ConfigError
+from fusionbench.families.base import Family
+from fusionbench.registry import Entry, families
+
+F = TypeVar("F", bound=Family)
+
+
+def family(cls: type[F]) -> type[F]:
+    """Register a class as a family; its class attributes `name`, `version`, `tower` and `model_types` describe it.
+
+    The entry is left on the class as `.entry` and goes into the index when that is written next; a family of another
+    package is named by an entry point of the group `fusionbench.family`. The class is called without arguments.
+    """
+    summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+    cls.entry = Entry(  # type: ignore[attr-defined]
+        cls.name,
+        summary,
+        f"{cls.__module__}:{cls.__qualname__}",
+        version=cls.version,
+        kind="family",
+        data={"model_types": list(cls.model_types), "tower": cls.tower},
+    )
+    return cls
+
+
+def family_named(name: str) -> Family:
+    """Return the family called `name`.
+
+    Raises:
+        ConfigError: where there is none, with the nearest names.
+    """
+    return cast(Family, families[name].load()())
+
+
+def family_for(config: Mapping[str, Any]) -> Family:
+    """Return the family that serves the model of a `config.json`.
+
+    Raises:
+        ConfigError: where none does, or the configuration does not say what it describes.
+    """
+    kind = config.get("model_type")
+    served = {name: tuple((families[name].data or {}).get("model_types", ())) for name in families}
+    for name, kinds in served.items():
+        if kind in kinds and (found := family_named(name)).matches(config):
+            return found
+    known = "; ".join(f"{name} ({', '.join(kinds)})" for name, kinds in served.items()) or "none"
+    if kind is None:
+        raise ConfigError(f"The configuration has no model_type, so its family is unknown. Known families: {known}.")
+    raise ConfigError(
+        f"No family serves models of type {kind!r}. Known families and the types they serve: {known}. "
+        "Choose one with family=NAME, or install a package that brings it."
+    )

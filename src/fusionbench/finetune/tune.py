@@ -1,0 +1,163 @@
+"""Fine-tuning: the fused part of a model on one task, or on several at once; the head stays as it is."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from fusionbench.errors import ConfigError, OutputError
+from fusionbench.families import load_module
+from fusionbench.families.base import Batch, Family
+from fusionbench.finetune.folder import write_expert
+from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
+from fusionbench.tasks import evaluate
+from fusionbench.tasks.base import Predictor, Split, Task
+from fusionbench.training import Loop, Progress, step_of, tensors_of
+from fusionbench.weights.headers import Source
+from fusionbench.weights.sources import open_source
+
+JOB = "job.json"
+
+
+def finetune(
+    base: str | Path,
+    tasks: Mapping[str, Task],
+    out: Path,
+    recipe: FinetuneRecipe,
+    *,
+    tuning: Tuning = "full",
+    device: str = "cpu",
+    checkpoint_every: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Fine-tune a model on one task, or on several together, and write it as a folder.
+
+    Only the family's tower is trained (CLIP: the vision tower); heads, projections and everything else keep the base's
+    bits. Several tasks are trained by the sum of their losses, one batch of each a step (traditional multi-task
+    learning, as in arXiv:2406.03280).
+
+    Args:
+        base: a folder, a file or a hub id.
+        tasks: by name; all of the base's family.
+        out: the expert's folder; must not exist. An unfinished training is kept beside it, in `<out>.training`, and the
+            same call goes on with it.
+        recipe: rates, steps, batch, seed.
+        tuning: "full".
+        device: "cpu", or "auto" for the first accelerator.
+        checkpoint_every: steps between checkpoints; 0 is never.
+        progress: told after each step.
+
+    Returns:
+        The record that is written as `fusionbench.json`: tasks, recipe, base, scores on validation and test.
+
+    Raises:
+        OutputError: where `out` exists.
+        ConfigError: where no task is given, or `<out>.training` belongs to another recipe.
+        Interrupted: on Ctrl-C; the last checkpoint is kept.
+    """
+    if tuning not in get_args(Tuning):
+        raise ConfigError(f"There is no tuning {tuning!r}. Choose {', '.join(get_args(Tuning))}.")
+    if not tasks:
+        raise ConfigError("There is no task to fine-tune on. Name at least one.")
+    if out.exists():
+        raise OutputError(f"{out} exists; nothing is written over. Choose another folder or remove it.")
+    source = open_source(base)
+    family = next(iter(tasks.values())).family
+    module = load_module(family, source).float()
+    work = out.with_name(out.name + ".training")
+    record = {
+        "schema": 1,
+        "base": source.fingerprint(),
+        "family": family.name,
+        "tuning": tuning,
+        "tasks": {name: task.version for name, task in tasks.items()},
+        "recipe": recipe.model_dump(mode="json"),
+    }
+    _claim(work, record)
+    loop = Loop(work, device=device, precision=recipe.precision, checkpoint_every=checkpoint_every, progress=progress)
+    _train(module.to(loop.place), family, source, tasks, recipe, loop, out.name)
+    record["scores"] = {
+        name: {split: _accuracies(task, module, split) for split in ("validation", "test")}
+        for name, task in tasks.items()
+    }
+    write_expert(out, module, source, family, record, work / out.name)
+    shutil.rmtree(work)
+    return record
+
+
+def _train(
+    module: nn.Module,
+    family: Family,
+    source: Source,
+    tasks: Mapping[str, Task],
+    recipe: FinetuneRecipe,
+    loop: Loop,
+    name: str,
+) -> None:
+    """Train the tower in place; the module is left in eval mode."""
+    own = family.names(source.specs)
+    tower = {own[spec.name] for spec in source.specs.values() if own.get(spec.name, "").startswith(family.tower)}
+    for parameter_name, parameter in module.named_parameters():
+        parameter.requires_grad_(parameter_name in tower)
+    predictors = {name: task.bind(module) for name, task in tasks.items()}
+
+    def loss(batches: Mapping[str, Batch]) -> Tensor:
+        return torch.stack([task.loss(predictors[name], batches[name]) for name, task in tasks.items()]).sum()
+
+    def validate() -> dict[str, float]:
+        module.eval()
+        scores = {name: _accuracies(task, module, "validation") for name, task in tasks.items()}
+        module.train()
+        first = [next(iter(score.values())) for score in scores.values()]
+        return {"validation": sum(first) / len(first)}
+
+    optimizer = torch.optim.AdamW(
+        [parameter for parameter in module.parameters() if parameter.requires_grad],
+        recipe.learning_rate,
+        recipe.betas,
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    module.train()
+    loop.run(
+        name, recipe.course(), step_of(loss), _batches(tasks, recipe), tensors_of(module), optimizer, validate=validate
+    )
+    module.eval()
+
+
+def _batches(tasks: Mapping[str, Task], recipe: FinetuneRecipe) -> Callable[[int], Iterator[dict[str, Batch]]]:
+    """Return endless batches of all tasks, each task in an order of its own."""
+
+    def batches(start: int) -> Iterator[dict[str, Batch]]:
+        drawn = {
+            name: task.batches("train", size=recipe.batch, seed=recipe.seed, start=start * recipe.batch)
+            for name, task in tasks.items()
+        }
+        while True:
+            yield {name: next(of_task) for name, of_task in drawn.items()}
+
+    return batches
+
+
+def _claim(work: Path, record: Mapping[str, Any]) -> None:
+    """Note what the training in a folder is, or see that it is the same.
+
+    Raises:
+        ConfigError: where it is another.
+    """
+    job = work / JOB
+    if not job.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        job.write_text(json.dumps(record, indent=1) + "\n")
+        return
+    before = json.loads(job.read_text())
+    changed = [key for key in record if record[key] != before.get(key)]
+    if changed:
+        raise ConfigError(
+            f"{work} holds an unfinished training with another {', '.join(changed)}. Give the same to go on, or remove "
+            "that folder to start again."
+        )

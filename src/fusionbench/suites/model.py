@@ -1,0 +1,140 @@
+"""Suites, pools of models and pools of tasks, as data: references only, no weights and no examples. No torch here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from fusionbench.config import Config, ExpertConfig, parse_document
+from fusionbench.config.fields import Names, Text
+from fusionbench.errors import ConfigError
+from fusionbench.registry import suggestion
+
+
+class ModelPool(Config):
+    """The models of a suite: a base and what was fine-tuned from it."""
+
+    base: Text | None = Field(default=None, description="the pretrained model: a folder, a file, or a hub id")
+    experts: Annotated[dict[Text, ExpertConfig], Field(min_length=1)] = Field(
+        description="by name, in order; a bare reference is the expert's model"
+    )
+    family: Text = Field(default="auto", description="the architecture; auto: by config.json")
+    mtl: Text | None = Field(default=None, description="a model trained on all tasks together, for traditional_mtl")
+
+    @field_validator("experts", mode="before")
+    @classmethod
+    def _spell_out(cls, experts: Any) -> Any:
+        if not isinstance(experts, Mapping):
+            return experts
+        return {name: {"model": item} if isinstance(item, str | Path) else item for name, item in experts.items()}
+
+    def task_of(self, name: str, known: Mapping[str, Any]) -> str | None:
+        """Return the task an expert was trained on: the one it names, else the known one of its own name."""
+        return self.experts[name].task or (name if name in known else None)
+
+
+class TaskPool(Config):
+    """The tasks of a suite, each described as `fusionbench.tasks.TaskSpec` reads it. A bare mapping is `tasks`."""
+
+    tasks: dict[Text, dict[str, Any]] = Field(description="by name, in order")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, document: Any) -> Any:
+        return {"tasks": document} if isinstance(document, Mapping) and set(document) != {"tasks"} else document
+
+
+class Suite(Config):
+    """A pool of models and the tasks that belong to it."""
+
+    name: Text = Field(description="in reports")
+    pool: ModelPool
+    tasks: TaskPool
+    unseen: Names = Field(default=(), description="tasks to evaluate on that no expert was trained on")
+    method_defaults: dict[Text, dict[str, Any]] = Field(
+        default={}, description="parameters of methods that suit these models, by method"
+    )
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        known = self.tasks.tasks
+        for name, expert in self.pool.experts.items():
+            if expert.task is not None and expert.task not in known:
+                raise ValueError(f"experts.{name}.task: {_unknown(expert.task, known)}")
+        for name in self.unseen:
+            if name not in known:
+                raise ValueError(f"unseen: {_unknown(name, known)}")
+            if name in self.seen:
+                raise ValueError(f"unseen: an expert was trained on {name!r}.")
+        return self
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """Tasks that experts were trained on, each once, in the experts' order."""
+        found = (self.pool.task_of(name, self.tasks.tasks) for name in self.pool.experts)
+        return tuple(dict.fromkeys(task for task in found if task is not None))
+
+    def restricted(self, experts: tuple[str, ...] | None, unseen: tuple[str, ...] | None) -> Self:
+        """Return the suite with some of its experts, in the given order, and other unseen tasks.
+
+        The seen tasks are then those of the chosen experts; a task of an expert that was left out may be unseen.
+
+        Raises:
+            ConfigError: where a name is not known, or a task would be both.
+        """
+        for name in experts or ():
+            if name not in self.pool.experts:
+                raise ConfigError(f"The suite {self.name} has no expert {name!r}. {_near(name, self.pool.experts)}")
+        for name in unseen or ():
+            if name not in self.tasks.tasks:
+                raise ConfigError(f"The suite {self.name} has no task {name!r}. {_near(name, self.tasks.tasks)}")
+        chosen = {name: self.pool.experts[name] for name in experts or self.pool.experts}
+        document = self.model_dump()
+        document["pool"]["experts"] = {name: expert.model_dump() for name, expert in chosen.items()}
+        document["unseen"] = self.unseen if unseen is None else unseen
+        return type(self).read(document, f"The suite {self.name}")
+
+    def to_yaml(self) -> str:
+        """Return the suite as YAML that reads back as itself."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str = "The suite") -> Self:
+        """Read a suite from YAML.
+
+        Raises:
+            ConfigError: naming every wrong key and value at once.
+        """
+        return cls.read(parse_document(text, where), where)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSuite:
+    """A suite whose models are there: what a run works with.
+
+    Attributes:
+        suite: its pool and tasks; references are absolute paths or hub ids.
+        size: "tiny", "small" or "large" where it was built here, else None.
+        seed: of the build, else None.
+        build: build id, else None.
+        notes: what a report should say of it, such as that some data are generated.
+        individual: each expert's primary value on its own task's whole test split, by task, where it is known.
+    """
+
+    suite: Suite
+    size: str | None = None
+    seed: int | None = None
+    build: str | None = None
+    notes: tuple[str, ...] = ()
+    individual: Mapping[str, float] | None = None
+
+
+def _unknown(name: str, known: Mapping[str, Any]) -> str:
+    return f"there is no task {name!r}. {_near(name, known)}"
+
+
+def _near(name: str, known: Mapping[str, Any]) -> str:
+    return suggestion(name, list(known))

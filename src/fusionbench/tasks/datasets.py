@@ -1,0 +1,104 @@
+"""Splits of Hugging Face data sets: saved folders, folders of images or tables, and ids of the hub."""
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+
+from fusionbench.errors import ConfigError, MissingData
+from fusionbench.tasks.base import Split
+from fusionbench.tasks.data import Labels, RawSplit
+
+SAVED = ("dataset_dict.json", "state.json")
+"""What `save_to_disk` leaves in a folder: of several splits, of one."""
+
+
+class FoundData(NamedTuple):
+    """The splits of a data set that were asked for, and the class names that it brings, if any."""
+
+    splits: Mapping[Split, RawSplit]
+    class_names: tuple[str, ...] | None
+
+
+def from_dataset(
+    reference: str,
+    *,
+    config: str | None = None,
+    splits: Mapping[Split, str] | None = None,
+    image: str = "image",
+    label: str = "label",
+) -> FoundData:
+    """Return the splits of a data set; no image is decoded before a split is prepared.
+
+    Args:
+        reference: a folder made by `save_to_disk`, a folder that `datasets.load_dataset` reads, or
+            `org/name[@revision]` of the hub.
+        config: which of its configurations.
+        splits: its name for each of ours; without them, those that have our names.
+        image: the column of images.
+        label: the column of integer labels.
+
+    Raises:
+        MissingData: where the data set, a split or a column is not there, naming what is.
+    """
+    held = _open(reference, config)
+    wanted = splits if splits is not None else {split: split for split in get_args(Split) if split in held}
+    absent = [name for name in wanted.values() if name not in held]
+    if absent or not wanted:
+        raise MissingData(
+            f"{reference} has no split named {', '.join(absent) or 'train, validation or test'}. It has: "
+            f"{', '.join(held)}. Name them in the task's splits, for example {{test: {next(iter(held), 'train')}}}."
+        )
+    chosen = {split: held[name] for split, name in wanted.items()}
+    for name, dataset in zip(wanted.values(), chosen.values(), strict=True):
+        _check_columns(reference, name, dataset, (image, label))
+    raw = {split: _raw(dataset, image, label) for split, dataset in chosen.items()}
+    names = getattr(next(iter(chosen.values())).features[label], "names", None)
+    return FoundData(raw, tuple(names) if names else None)
+
+
+def _open(reference: str, config: str | None) -> Mapping[str, Any]:
+    """Return the data set's splits by name."""
+    import datasets
+
+    folder = Path(reference).expanduser()
+    path, _, revision = reference.partition("@")
+    if not folder.exists() and not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", path):
+        raise MissingData(f"There is no data set at {reference}. Give a folder that exists, or org/name of the hub.")
+    try:
+        if any((folder / name).is_file() for name in SAVED):
+            held = datasets.load_from_disk(str(folder))
+        elif folder.exists():
+            held = datasets.load_dataset(str(folder), config)
+        else:
+            held = datasets.load_dataset(path, config, revision=revision or None)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise MissingData(f"The data set {reference} cannot be had: {why}") from None
+    if isinstance(held, Mapping):
+        return held
+    return {str(held.split or "train"): held}
+
+
+def _check_columns(reference: str, split: str, dataset: Any, columns: tuple[str, ...]) -> None:
+    absent = [name for name in columns if name not in dataset.column_names]
+    if absent:
+        raise MissingData(
+            f"The split {split!r} of {reference} has no column {' and no column '.join(absent)}. It has: "
+            f"{', '.join(dataset.column_names)}. Name them in the task's columns, for example {{image: img, label: y}}."
+        )
+    kind = getattr(dataset.features[columns[1]], "dtype", "")
+    if not str(kind).startswith(("int", "uint")):
+        raise ConfigError(
+            f"The column {columns[1]!r} of {reference} holds {kind or 'no numbers'}; labels must be integers, each the "
+            "index of a class name."
+        )
+
+
+def _raw(dataset: Any, image: str, label: str) -> RawSplit:
+    def read() -> tuple[Iterator[Any], Labels]:
+        return (row[image] for row in dataset.select_columns([image])), np.asarray(dataset[label][:], dtype=np.int64)
+
+    return RawSplit(f"{dataset._fingerprint}/{len(dataset)}/{image}/{label}", len(dataset), read)

@@ -1,0 +1,183 @@
+"""Image classification with any class names: the head is made of the names by the base's own text tower."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fusionbench.errors import ConfigError, MissingData, MissingPart, NotFinite
+from fusionbench.families import Backbone, Batch, Family, HasImages, ImageProcessor, as_source
+from fusionbench.tasks.base import Metric, Predictor, Rows, Split
+from fusionbench.tasks.data import Corruption, PreparedSplit, RawSplit, by_split, check_labels, prepare
+from fusionbench.tasks.datasets import from_dataset
+from fusionbench.tasks.heads import ZeroShotHead, zero_shot_head
+from fusionbench.tasks.metrics import ACCURACY, metric_named
+from fusionbench.tasks.order import Indices, index_batches
+from fusionbench.tasks.registration import task
+from fusionbench.tasks.spec import TaskSpec
+from fusionbench.weights.headers import Source
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Classify images; implements `Task`.
+
+    Attributes:
+        name: in tables; seeds the order of examples.
+        family: whose features the head reads.
+        head: frozen; has one row a class.
+        class_names: in the order of the labels.
+        data: the splits that there are.
+        processor: the base's.
+        metrics: the primary one first.
+        version: raised when the task's numbers change.
+        corruption: a change of every image, None for the images as they are.
+    """
+
+    name: str
+    family: Family
+    head: ZeroShotHead
+    class_names: tuple[str, ...]
+    data: Mapping[Split, RawSplit]
+    processor: ImageProcessor
+    metrics: tuple[Metric, ...] = (ACCURACY,)
+    version: int = 1
+    corruption: Corruption | None = None
+
+    def size(self, split: Split) -> int:
+        """Return the number of examples of a split.
+
+        Raises:
+            MissingData: where the task has no such split.
+        """
+        if split not in self.data:
+            raise MissingData(f"The task {self.name} has no split {split!r}. It has: {by_split(self.data)}.")
+        return self.data[split].count
+
+    def batches(
+        self,
+        split: Split,
+        *,
+        size: int,
+        seed: int | None = None,
+        start: int = 0,
+        limit: int | None = None,
+        labels: bool = True,
+    ) -> Iterator[Batch]:
+        """Yield batches of `size` examples of a split: "pixel_values" `(size, 3, h, w)` float32, "labels" int64.
+
+        Args:
+            split: which examples.
+            size: examples a batch; the last of a single reading may be smaller.
+            seed: None reads once in the data's order; a number reads for ever, each epoch a permutation of
+                (seed, task, epoch), one epoch joined to the next, so that every batch is full.
+            start: examples to pass over, to go on where a run stopped.
+            limit: take only the first so many examples of the split.
+            labels: False leaves the label key out, so that nothing can peek.
+
+        Raises:
+            MissingData: where the split is not there or empty.
+            ConfigError: where a label is no index of a class.
+        """
+        count = self.size(split) if limit is None else min(limit, self.size(split))
+        if count < 1:
+            raise MissingData(f"The task {self.name} has no examples in the split {split!r} (limit: {limit}).")
+        return self._read(
+            self._prepared(split), index_batches(self.name, count, size=size, seed=seed, start=start), labels
+        )
+
+    def _prepared(self, split: Split) -> PreparedSplit:
+        prepared = prepare(self.data[split], self.processor, self.corruption)
+        check_labels(self.name, split, prepared.labels, len(self.class_names))
+        return prepared
+
+    def _read(self, split: PreparedSplit, order: Iterable[Indices], labels: bool) -> Iterator[Batch]:
+        for indices in order:
+            batch: Batch = {"pixel_values": self.processor.normalise(split.images[indices])}
+            if labels:
+                batch["labels"] = torch.from_numpy(split.labels[indices])
+            yield batch
+
+    def bind(self, backbone: Backbone) -> Predictor:
+        """Return the family's features followed by the head: logits, `(examples, classes)`."""
+        return lambda batch: self.head(self.family.features(backbone, batch))
+
+    def loss(self, predict: Predictor, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of a labelled batch."""
+        logits: Tensor = predict(batch)
+        return cross_entropy(logits, batch["labels"].to(logits.device))
+
+    def objective(self, predict: Predictor, batch: Batch) -> Tensor:
+        """Return the mean entropy in nats, −Σ p·log p (arXiv:2310.02575, eq. 5), which needs no labels."""
+        log = predict(batch).log_softmax(dim=-1)
+        entropy: Tensor = -(log.exp() * log).sum(dim=-1).mean()
+        return entropy
+
+    def rows(self, predict: Predictor, batch: Batch) -> Rows:
+        """Return "correct", `(examples,)` bool.
+
+        Raises:
+            NotFinite: where a logit is NaN or Inf, so that the model's answer means nothing.
+        """
+        logits = predict(batch).cpu()
+        if not bool(torch.isfinite(logits).all()):
+            raise NotFinite(f"The model's logits for the task {self.name} hold NaN or Inf; its weights are broken.")
+        return {"correct": (logits.argmax(dim=-1) == batch["labels"].cpu()).numpy()}
+
+
+def open_vocabulary_task(
+    name: str,
+    data: Mapping[Split, RawSplit],
+    *,
+    class_names: Sequence[str],
+    templates: Sequence[str],
+    family: Family,
+    base: Source | nn.Module,
+    metrics: tuple[Metric, ...] = (ACCURACY,),
+    version: int = 1,
+) -> ImageTask:
+    """Return the task of telling `class_names` apart, with the zero-shot head of `base`.
+
+    Args:
+        name: in tables; seeds the order of examples.
+        data: raw splits, such as `from_arrays` makes.
+        class_names: in the order of the labels.
+        templates: prompts, each with `{}` where the class name goes.
+        family: of the pool's models.
+        base: the pretrained checkpoint, or its module as Hugging Face loaded it from a folder.
+        metrics: the primary one first.
+        version: raised when the task's numbers change.
+
+    Raises:
+        MissingPart: where the family takes no images, or has no text tower.
+    """
+    if not isinstance(family, HasImages):
+        raise MissingPart(family.name, "image input, which the task " + name + " is about")
+    head = zero_shot_head(family, base, class_names, templates)
+    processor = family.processor(as_source(base))
+    return ImageTask(name, family, head, tuple(class_names), data, processor, metrics, version)
+
+
+@task("image")
+def image_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> ImageTask:
+    """Image classification with class names and prompt templates, scored by a frozen zero-shot head."""
+    if spec.options:
+        raise ConfigError(f"The task {name} is of the kind 'image', which takes no options: {', '.join(spec.options)}.")
+    found = from_dataset(
+        spec.dataset, config=spec.config, splits=spec.splits, image=spec.columns.image, label=spec.columns.label
+    )
+    names = spec.class_names or found.class_names
+    if names is None:
+        raise ConfigError(f"{spec.dataset} brings no class names. List them in class_names of the task {name}.")
+    if found.class_names is not None and len(found.class_names) != len(names):
+        raise ConfigError(
+            f"The task {name} lists {len(names)} class names, {spec.dataset} has {len(found.class_names)} classes: "
+            f"{', '.join(found.class_names[:10])} …"
+        )
+    metrics = tuple(metric_named(metric) for metric in spec.metrics)
+    return open_vocabulary_task(
+        name, found.splits, class_names=names, templates=spec.templates, family=family, base=base, metrics=metrics,
+        version=spec.version,
+    )  # fmt: skip

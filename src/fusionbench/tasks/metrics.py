@@ -1,0 +1,34 @@
+"""Metrics: pure functions of the stacked rows of a split."""
+
+import math
+from collections.abc import Mapping
+
+from fusionbench.errors import ConfigError
+from fusionbench.registry import suggestion
+from fusionbench.tasks.base import Metric, Rows
+
+
+def accuracy(rows: Rows) -> tuple[float, float]:
+    """Return the share p of correct examples and its binomial standard error, √(p·(1 − p) / n).
+
+    Args:
+        rows: with "correct", `(examples,)` bool, at least one.
+    """
+    correct = rows["correct"]
+    share = int(correct.sum()) / len(correct)
+    return share, math.sqrt(share * (1 - share) / len(correct))
+
+
+ACCURACY = Metric("accuracy", "fraction", "higher", accuracy)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY,)}
+
+
+def metric_named(name: str) -> Metric:
+    """Return the metric called `name`.
+
+    Raises:
+        ConfigError: where there is none, with the nearest names.
+    """
+    if name not in METRICS:
+        raise ConfigError(f"There is no metric named {name!r}. {suggestion(name, list(METRICS))}")
+    return METRICS[name]
