@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fusionbench.families import as_source, family_named
+from fusionbench.families import ImageProcessor, family_named
 from fusionbench.mixing import FusedModule
 from fusionbench.tasks import ImageTask, ZeroShotHead, evaluate, from_arrays
 
@@ -25,8 +25,9 @@ def tiny_clip() -> torch.nn.Module:
     from transformers import CLIPConfig, CLIPModel
 
     tower = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
+    words = {"vocab_size": 100, "max_position_embeddings": 12, "bos_token_id": 1, "eos_token_id": 3}
     config = CLIPConfig(
-        text_config=tower | {"num_hidden_layers": 1, "vocab_size": 100, "max_position_embeddings": 12},
+        text_config=tower | words | {"num_hidden_layers": 1},
         vision_config=tower | {"num_hidden_layers": 4, "image_size": SIDE, "patch_size": 8},
         projection_dim=64,
     )
@@ -52,7 +53,7 @@ def main() -> None:
     family, module = family_named("clip"), tiny_clip()
     head = ZeroShotHead(torch.nn.functional.normalize(torch.randn(CLASSES, 64)), 20.0)
     names = tuple(str(label) for label in range(CLASSES))
-    task = ImageTask("random", family, head, names, data, family.processor(as_source(module)).__class__(SIDE))
+    task = ImageTask("random", family, head, names, data, ImageProcessor(SIDE))
     fused = FusedModule(module, family)
     with torch.inference_mode():
         preloaded = [batch["pixel_values"] for batch in task.batches("test", size=BATCH, labels=False)]

@@ -107,7 +107,9 @@ def test_names_lead_one_to_one_to_all_tensors_of_the_module(case: Case) -> None:
     reached = list(names.values())
     assert len(set(reached)) == len(reached)
     state = case.reference.state_dict(keep_vars=True)
-    assert {id(state[own]) for own in reached} == {id(tensor) for tensor in state.values()}  # a tied tensor has one name
+    assert {id(state[own]) for own in reached} == {
+        id(tensor) for tensor in state.values()
+    }  # a tied tensor has one name
 
 
 def test_the_tower_holds_some_tensors_of_the_file(case: Case) -> None:

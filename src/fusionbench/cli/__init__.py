@@ -4,24 +4,35 @@ import sys
 
 EXIT_MISTAKE = 2
 EXIT_INTERRUPTED = 130
+STOPPED = "Stopped. Nothing half-written is left under its final name; the same command goes on or starts anew."
 
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    import typer
+
     from fusionbench.cli.application import application
     from fusionbench.cli.console import complain
     from fusionbench.errors import FusionBenchError, Interrupted
 
     try:
-        application()
+        # Typer turns an interruption into this exit code and says nothing of what is left.
+        code = application(standalone_mode=False) or 0
+        if code == EXIT_INTERRUPTED:
+            complain(STOPPED)
+        sys.exit(code)
+    except (KeyboardInterrupt, typer.Abort):
+        complain(STOPPED)
+        sys.exit(EXIT_INTERRUPTED)
     except Interrupted as error:
         complain(str(error))
         sys.exit(EXIT_INTERRUPTED)
     except FusionBenchError as error:
         complain(str(error))
         sys.exit(EXIT_MISTAKE)
-    except KeyboardInterrupt:
-        complain(
-            "Stopped. Nothing half-written was left under its final name; the same command goes on or starts anew."
-        )
-        sys.exit(EXIT_INTERRUPTED)
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(getattr(error, "exit_code", EXIT_MISTAKE))

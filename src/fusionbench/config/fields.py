@@ -75,8 +75,8 @@ Count = Annotated[int, Field(ge=1), WHOLE]
 Seed = Annotated[int, Field(ge=0, lt=2**63), WHOLE]
 Bytes = Annotated[
     int,
-    BeforeValidator(_read_bytes),
     Field(ge=1),
+    BeforeValidator(_read_bytes),
     WithJsonSchema(
         {
             "anyOf": [

@@ -71,7 +71,8 @@ def complete(value: Any, path: str = "method") -> dict[str, Any]:
         problems.append(re.sub(r"^method\.", f"{path}.", str(error), flags=re.MULTILINE))
     for parameter in entry.parameters:
         try:
-            params[parameter.name] = _read_further(parameter, params.get(parameter.name), path)
+            value = params.get(parameter.name, layered.get(parameter.name))
+            params[parameter.name] = _read_further(parameter, value, path)
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -130,14 +131,14 @@ def _compat_values(entry: Entry, compat: Any, path: str) -> Mapping[str, Any]:
     presets = {"paper": {}, **(entry.compat or {})}
     if compat is None:
         return {}
-    if compat not in presets:
+    if not isinstance(compat, str) or compat not in presets:
         raise ConfigError(f"{path}.compat: {entry.name} has no compat {compat!r}; it has: {', '.join(presets)}.")
     return presets[compat]
 
 
 def _read_further(parameter: Parameter, value: Any, path: str) -> Any:
     """Return a value that `check` has passed with what it leaves as text: inner methods, and entries of lists."""
-    if parameter.type == "method" and value is not None:
+    if parameter.type == "method" and (isinstance(value, str) or (isinstance(value, Mapping) and "name" in value)):
         inner = complete(value, f"{path}.{parameter.name}")
         return {"name": inner["name"], "compat": inner["compat"], **inner["params"]}
     if parameter.type == "list" and isinstance(value, list):

@@ -54,7 +54,9 @@ def write_expert(
 
 def _copy_other_files(base: Source, folder: Path) -> None:
     """Copy configuration, tokenizer and processor of the base, which training does not change."""
-    for pattern in COPIED if base.folder is not None else ():
+    if base.folder is None:
+        return
+    for pattern in COPIED:
         for path in sorted(base.folder.glob(pattern)):
             if not any(path.match(skipped) for skipped in NOT_COPIED):
                 shutil.copyfile(path, folder / path.name)

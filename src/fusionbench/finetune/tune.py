@@ -1,10 +1,11 @@
 """Fine-tuning: the fused part of a model on one task, or on several at once; the head stays as it is."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from fusionbench.families.base import Batch, Family
 from fusionbench.finetune.folder import write_expert
 from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
 from fusionbench.tasks import evaluate
-from fusionbench.tasks.base import Predictor, Split, Task
+from fusionbench.tasks.base import Output, Predictor, Split, Task
 from fusionbench.training import Loop, Progress, step_of, tensors_of
 from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
@@ -30,7 +31,7 @@ def finetune(
     recipe: FinetuneRecipe,
     *,
     tuning: Tuning = "full",
-    device: str = "cpu",
+    device: Literal["cpu", "auto"] = "cpu",
     checkpoint_every: int = 0,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
@@ -81,8 +82,7 @@ def finetune(
     loop = Loop(work, device=device, precision=recipe.precision, checkpoint_every=checkpoint_every, progress=progress)
     _train(module.to(loop.place), family, source, tasks, recipe, loop, out.name)
     record["scores"] = {
-        name: {split: _accuracies(task, module, split) for split in ("validation", "test")}
-        for name, task in tasks.items()
+        name: {split: score(module, task, split) for split in ("validation", "test")} for name, task in tasks.items()
     }
     write_expert(out, module, source, family, record, work / out.name)
     shutil.rmtree(work)
@@ -110,7 +110,7 @@ def _train(
 
     def validate() -> dict[str, float]:
         module.eval()
-        scores = {name: _accuracies(task, module, "validation") for name, task in tasks.items()}
+        scores = {name: score(module, task, "validation") for name, task in tasks.items()}
         module.train()
         first = [next(iter(score.values())) for score in scores.values()]
         return {"validation": sum(first) / len(first)}
@@ -143,6 +143,29 @@ def _batches(tasks: Mapping[str, Task], recipe: FinetuneRecipe) -> Callable[[int
     return batches
 
 
+class _Trained:
+    """A module in training as what `evaluate` asks."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self.place = next(module.parameters()).device
+
+    def for_task(self, task: Task) -> Predictor:
+        predict = task.bind(self.module)
+
+        def moved(batch: Batch) -> Output:
+            return predict(
+                {key: item.to(self.place) if isinstance(item, Tensor) else item for key, item in batch.items()}
+            )
+
+        return moved
+
+
+def score(module: nn.Module, task: Task, split: Split) -> dict[str, float]:
+    """Return a module's metrics on a split of a task, by name."""
+    return {name: score.value for name, score in evaluate(_Trained(module), task, split).scores.items()}
+
+
 def _claim(work: Path, record: Mapping[str, Any]) -> None:
     """Note what the training in a folder is, or see that it is the same.
 
@@ -152,7 +175,9 @@ def _claim(work: Path, record: Mapping[str, Any]) -> None:
     job = work / JOB
     if not job.is_file():
         work.mkdir(parents=True, exist_ok=True)
-        job.write_text(json.dumps(record, indent=1) + "\n")
+        partial = work / (JOB + ".partial")
+        partial.write_text(json.dumps(record, indent=1) + "\n")
+        os.replace(partial, job)
         return
     before = json.loads(job.read_text())
     changed = [key for key in record if record[key] != before.get(key)]

@@ -27,7 +27,7 @@ def back_along(rows: Tensor, shape: Sequence[int], axis: int) -> Tensor:
 
 
 def per_output(tensor: Tensor, site: Site | None) -> Tensor:
-    """Return the weights of each output as a row, `(outputs, inputs)`; tensors of fewer than two dimensions as one row."""
+    """Return the weights of each output as a row, `(outputs, inputs)`; one row where there are no two axes."""
     if tensor.dim() < 2:
         return whole(tensor)
     if _inputs_first(tensor.shape, site):

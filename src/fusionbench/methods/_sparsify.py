@@ -27,9 +27,9 @@ def largest(rows: Tensor, count: int) -> Tensor:
 
 
 def ranks(rows: Tensor) -> Tensor:
-    """Return each entry's rank within its row by magnitude, from 0 for the smallest; of equal ones, the first is lower."""
+    """Return each entry's rank by magnitude within its row, 0 for the smallest; of equal ones, the first is lower."""
     parts = []
-    for part in rows.split(max(1, BLOCK // max(rows.shape[1], 1))):
+    for part in torch.split(rows, max(1, BLOCK // max(rows.shape[1], 1))):
         order = part.abs().argsort(dim=1, stable=True)
         places = torch.arange(part.shape[1], device=rows.device).expand_as(order)
         parts.append(torch.empty_like(order).scatter_(1, order, places).to(torch.float32))

@@ -1,4 +1,4 @@
-"""Interpolation on spheres, in coefficients: what each vector counts for, told from the vectors' inner products alone."""
+"""Interpolation on spheres, in coefficients: what each vector counts for, from the vectors' inner products alone."""
 
 from typing import Literal
 
@@ -32,7 +32,7 @@ def arc(products: Tensor, t: float, *, straight: float = STRAIGHT, zero_norm: Ze
     cosine = torch.where(alive, products[:, 0, 1] / torch.where(alive, product, 1.0), float(zero_norm == "line"))
     cosine = cosine.clamp(-1.0, 1.0)
     line = (cosine.abs() > straight) | (1 - cosine * cosine <= 1e-16)
-    angle = torch.where(line, 1.0, cosine).arccos().where(~line, 1.0)
+    angle = torch.where(line, 0.0, cosine).arccos()
     curved = torch.stack([((1 - t) * angle).sin(), (t * angle).sin()], dim=1) / angle.sin()[:, None]
     flat = torch.tensor([1 - t, t], dtype=torch.float64, device=products.device)
     return torch.where(line[:, None], flat, curved)
@@ -60,8 +60,8 @@ def mean_direction(products: Tensor, shares: Tensor) -> Tensor:
 def frechet_mean(products: Tensor, shares: Tensor, *, max_iterations: int, tolerance: float) -> Tensor:
     """Return the coefficients of the vectors' mean norm along the Fréchet (Karcher) mean of their directions.
 
-    From the mean direction u, steps along T = Σ wᵢ·θᵢ/sin θᵢ·(ûᵢ − cos θᵢ·u) until ‖T‖ < tolerance; a vector opposite to u
-    pulls in no direction. Vectors of norm zero have no direction, but count in the mean norm. Where the directions
+    From the mean direction u, steps along T = Σ wᵢ·θᵢ/sin θᵢ·(ûᵢ − cos θᵢ·u) until ‖T‖ < tolerance; a vector opposite
+    to u pulls in no direction. Vectors of norm zero have no direction, but count in the mean norm. Where the directions
     cancel, the weighted sum.
 
     Args:

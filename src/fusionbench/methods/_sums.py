@@ -22,7 +22,7 @@ def row_sums(values: Tensor) -> Tensor:
 def absolute_sum(values: Tensor) -> Tensor:
     """Return Σ |vⱼ| of a tensor of any shape, 0-d float64."""
     total = torch.zeros((), dtype=torch.float64, device=values.device)
-    for part in values.reshape(1, values.numel()).split(BLOCK, dim=1):
+    for part in torch.split(values.reshape(1, values.numel()), BLOCK, dim=1):
         total = total + row_sums(part.double().abs())[0]
     return total
 
@@ -30,8 +30,8 @@ def absolute_sum(values: Tensor) -> Tensor:
 def gram(vectors: Sequence[Tensor]) -> Tensor:
     """Return all inner products row by row: `(rows, N, N)` float64 from N tensors `(rows, width)`.
 
-    Every angle and norm that the spherical methods need is in it, so that large tensors are read once for it and once for
-    the result.
+    Every angle and norm that the spherical methods need is in it, so that large tensors are read once for it and once
+    for the result.
     """
     rows, width = vectors[0].shape
     products = torch.zeros(rows, len(vectors), len(vectors), dtype=torch.float64, device=vectors[0].device)

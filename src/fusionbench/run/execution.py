@@ -10,7 +10,7 @@ from time import perf_counter
 
 from fusionbench.config import Recipe
 from fusionbench.errors import ConfigError, Interrupted
-from fusionbench.fuse import Algorithm
+from fusionbench.algorithm import Algorithm
 from fusionbench.merge import Progress, merge, silent
 from fusionbench.mixing import Fused
 from fusionbench.mixing.build import fused_weights

@@ -6,7 +6,7 @@ from typing import Any
 
 from fusionbench.config import Recipe, SuiteConfig, TasksConfig, identity
 from fusionbench.errors import ConfigError
-from fusionbench.fuse import open_models
+from fusionbench.algorithm import open_models
 from fusionbench.merge import Pool, Progress, open_pool, tower_of
 from fusionbench.registry import families, methods, suggestion
 from fusionbench.suites.load import load_suite

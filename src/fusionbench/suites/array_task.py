@@ -9,7 +9,16 @@ from torch import nn
 
 from fusionbench.errors import ConfigError, MissingData
 from fusionbench.families import Family
-from fusionbench.tasks import ImageTask, RawSplit, Split, TaskSpec, from_arrays, metric_named, open_vocabulary_task, task
+from fusionbench.tasks import (
+    ImageTask,
+    RawSplit,
+    Split,
+    TaskSpec,
+    from_arrays,
+    metric_named,
+    open_vocabulary_task,
+    task,
+)
 from fusionbench.weights.headers import Source
 
 

@@ -43,7 +43,7 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
         problems += _architecture(reference, name, expert)
         names, note = _align(reference, expert, scope)
         notes += [f"{name}: {note}"] if note else []
-        found, widths = _differences(reference, name, expert, scope, names)
+        found, widths = _differences(reference, name, expert, names, tower)
         problems += found
         notes += widths
         all_names.append(names)
@@ -76,24 +76,35 @@ def _align(reference: Source, expert: Source, scope: Sequence[str]) -> tuple[dic
         return {name: name for name in scope}, ""
     theirs = set(expert.specs)
     first = min(theirs, default="")
-    for prefix in sorted({name[: -len(first)] for name in scope if first and name.endswith(first)}, key=len):
-        if all(prefix + name in reference.specs for name in theirs):
-            renamed = {prefix + name: name for name in theirs}
-            return {n: renamed.get(n, n) for n in scope}, f"its names were read with the prefix {prefix!r}"
-    last = scope[0]
-    for prefix in sorted({name[: -len(last)] for name in theirs if name.endswith(last)}, key=len):
-        if all(prefix + name in theirs for name in scope):
-            return {n: prefix + n for n in scope}, f"its names were read without the prefix {prefix!r}"
+    lacking = {name.removesuffix(first) for name in scope if first and name.endswith(first)}
+    lacking = {prefix for prefix in lacking if all(prefix + name in reference.specs for name in theirs)}
+    if len(lacking) == 1:
+        (prefix,) = lacking
+        renamed = {prefix + name: name for name in theirs}
+        return {n: renamed.get(n, n) for n in scope}, f"its names were read with the prefix {prefix!r}"
+    surplus = {name.removesuffix(scope[0]) for name in theirs if name.endswith(scope[0])}
+    surplus = {prefix for prefix in surplus if all(prefix + name in theirs for name in scope)}
+    if len(surplus) == 1:
+        (prefix,) = surplus
+        return {n: prefix + n for n in scope}, f"its names were read without the prefix {prefix!r}"
     return {name: name for name in scope}, ""
 
 
+def _own_tower(tower: str, names: Mapping[str, str]) -> str:
+    """Return what an expert calls the tower; "" where all is fused."""
+    canonical, own = next(iter(names.items()))
+    if not tower or own.endswith(canonical):
+        return tower and own.removesuffix(canonical) + tower
+    return tower.removeprefix(canonical.removesuffix(own))
+
+
 def _differences(
-    reference: Source, name: str, expert: Source, scope: Sequence[str], names: Mapping[str, str]
+    reference: Source, name: str, expert: Source, names: Mapping[str, str], tower: str
 ) -> tuple[list[str], list[str]]:
     """Return problems, and a note where float widths differ."""
     problems, widths = [], []
-    for canonical in scope:
-        ours, theirs = reference.specs[canonical], expert.specs.get(names[canonical])
+    for canonical, own in names.items():
+        ours, theirs = reference.specs[canonical], expert.specs.get(own)
         if theirs is None:
             if not canonical.endswith(HARMLESS) or ours.is_float:
                 problems.append(f"{name}: has no {canonical}")
@@ -104,11 +115,12 @@ def _differences(
         elif ours.dtype != theirs.dtype:
             widths.append(theirs.dtype)
     known = {*names.values(), *reference.specs}
-    surplus = [extra for extra in expert.specs if extra not in known and not extra.endswith(HARMLESS)]
+    inside = _own_tower(tower, names)
+    surplus = [n for n in expert.specs if n not in known and n.startswith(inside) and not n.endswith(HARMLESS)]
     problems += [
         f"{name}: has {extra} {_shape(expert.specs[extra])}, which {reference.label} lacks"
         for extra in surplus
-        if not _is_alias(reference, expert, extra)
+        if not _is_alias(reference, expert, names, extra)
     ]
     kinds = ", ".join(sorted(set(widths)))
     return problems, [
@@ -116,14 +128,14 @@ def _differences(
     ] if widths else []
 
 
-def _is_alias(reference: Source, expert: Source, extra: str) -> bool:
+def _is_alias(reference: Source, expert: Source, names: Mapping[str, str], extra: str) -> bool:
     """Tell whether an extra tensor is only the second name of a tied one: same kind, same shape, same bytes."""
     if not _tied(reference.config):
         return False
     spec = expert.specs[extra]
-    twins = [other for other in expert.specs.values() if other.name in reference.specs and _same_kind(other, spec)]
+    twins = [own for own in names.values() if own in expert.specs and _same_kind(expert.specs[own], spec)]
     content = expert.read(extra)
-    return any(expert.read(other.name) == content for other in twins)
+    return any(expert.read(own) == content for own in twins)
 
 
 def _same_kind(one: TensorSpec, other: TensorSpec) -> bool:

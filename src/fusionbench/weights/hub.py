@@ -23,7 +23,9 @@ def resolve(reference: str | Path) -> Path:
         if text and path.exists():
             return path
         if path.parent.is_dir():
-            beside = f" {path.parent} holds: {', '.join(sorted(p.name for p in path.parent.iterdir())[:8]) or 'nothing'}."
+            beside = (
+                f" {path.parent} holds: {', '.join(sorted(p.name for p in path.parent.iterdir())[:8]) or 'nothing'}."
+            )
     except (OSError, RuntimeError, ValueError):
         # A home that is not there, or a text that no file system takes for a name: no path, then.
         pass

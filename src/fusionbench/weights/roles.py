@@ -35,11 +35,14 @@ def role(spec: TensorSpec) -> Role:
         return "norm"
     if spec.name.endswith("bias") and len(spec.shape) <= 1:
         return "bias"
+    embedding = bool(_EMBEDDING.search(spec.name))
     if len(spec.shape) > 2:
-        return "conv"
+        # ViT's (1, positions, width), and the matrices of several experts in one tensor.
+        table, stacked = embedding and spec.shape[0] == 1, ".experts." in spec.name
+        return "embedding" if table else "other" if stacked else "conv"
     if len(spec.shape) == 2:
-        return "embedding" if _EMBEDDING.search(spec.name) else "matrix"
-    return "embedding" if _EMBEDDING.search(spec.name) else "other"
+        return "embedding" if embedding else "matrix"
+    return "embedding" if embedding else "other"
 
 
 def is_statistic(name: str) -> bool:

@@ -38,7 +38,7 @@ def pretrain(
         images: (examples, 32, 32, 3).
         captions: one for each image.
         prompts: further texts whose words the tokenizer must know.
-        out: folder to be made.
+        out: an empty folder.
         towers: widths and depths.
         training: rates, steps, batch.
         seed: of the weights and the batches.
@@ -137,11 +137,15 @@ def _loss_of(module: Any) -> "Callable[[dict[str, Tensor]], Tensor]":
 
 
 def _write(module: Any, tokenizer: Any, out: Path) -> None:
-    from fusionbench.finetune.folder import save_model
+    from transformers.utils import logging
 
-    partial = out.with_name(out.name + ".partial")
-    partial.mkdir(parents=True, exist_ok=True)
-    save_model(module, partial)
-    tokenizer.save_pretrained(partial)
-    write_image_processor(partial, SIDE, MEAN, DEVIATION)
-    partial.rename(out)
+    shown = logging.is_progress_bar_enabled()
+    # There is one progress bar, and it is the runner's.
+    logging.disable_progress_bar()
+    try:
+        module.save_pretrained(out)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    tokenizer.save_pretrained(out)
+    write_image_processor(out, SIDE, MEAN, DEVIATION)

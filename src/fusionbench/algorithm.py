@@ -87,7 +87,7 @@ class Algorithm:
         if unknown or "method" not in document:
             raise ConfigError(f"An algorithm has the keys method, seed and batch_norm; got {', '.join(document)}.")
         return cls(
-            MethodConfig(**complete(document["method"])),
+            MethodConfig.model_construct(**complete(document["method"])),
             int(document.get("seed", 0)),
             str(document.get("batch_norm", "average")),
         )
@@ -108,7 +108,9 @@ def configure(
     Raises:
         ConfigError: naming every wrong parameter at once.
     """
-    return Algorithm(MethodConfig(**complete({"name": name, "compat": compat, **parameters})), seed, batch_norm)
+    return Algorithm(
+        MethodConfig.model_construct(**complete({"name": name, "compat": compat, **parameters})), seed, batch_norm
+    )
 
 
 def fuse(

@@ -1,0 +1,74 @@
+"""Exact order statistics of a stream that is never held: histograms of float32 patterns that sort like the numbers."""
+
+from collections.abc import Callable, Iterator, Sequence
+from fractions import Fraction
+from math import ceil, floor
+from typing import Any
+
+import numpy as np
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Keys = np.ndarray[Any, np.dtype[np.uint32]]
+Counts = np.ndarray[Any, np.dtype[np.int64]]
+BINS = 1 << 16
+SIGN = 1 << 31
+
+
+def order_statistics(read: Callable[[], Iterator[Floats]], ranks: Callable[[int], Sequence[int]]) -> Floats:
+    """Return the entries of given ranks of each row, `(rows, ranks)`, in two passes.
+
+    Args:
+        read: starts a pass over blocks `(rows, entries)` of one number of rows.
+        ranks: from the number of entries of a row, which are wanted; 0 is the smallest.
+    """
+    high = _histogram(read, lambda keys, _: keys >> 16, 1)[:, 0]
+    size = int(high[0].sum())
+    wanted = np.array(ranks(size), np.int64)
+    upper, before = _bins(high[:, None, :].repeat(len(wanted), 1), np.broadcast_to(wanted, (len(high), len(wanted))))
+
+    def lower(keys: Keys, place: tuple[int, int]) -> Keys:
+        return keys[keys >> 16 == upper[place]] & (BINS - 1)
+
+    low, _ = _bins(_histogram(read, lower, len(wanted)), wanted - before)
+    keys = (upper.astype(np.uint32) << np.uint32(16)) | low.astype(np.uint32)
+    patterns = np.where(keys >= SIGN, keys ^ np.uint32(SIGN), ~keys)
+    return patterns.astype(np.uint32).view(np.float32)
+
+
+def rank_below(share: float, size: int) -> int:
+    """Return ⌊share·size⌋ without the rounding of binary fractions, at most the last rank."""
+    return min(floor(Fraction(repr(float(share))) * size), size - 1)
+
+
+def rank_above(share: float, size: int) -> int:
+    """Return ⌊(1 − share)·size⌋ likewise, at least -1 for a caller that goes one lower."""
+    return size - ceil(Fraction(repr(float(share))) * size)
+
+
+def _keys(block: Floats) -> Keys:
+    """Return unsigned patterns that sort like the numbers."""
+    bits = np.ascontiguousarray(block).view(np.uint32)
+    return np.where(bits >= SIGN, ~bits, bits | np.uint32(SIGN))
+
+
+def _histogram(
+    read: Callable[[], Iterator[Floats]], digit: Callable[[Keys, tuple[int, int]], Keys], columns: int
+) -> Counts:
+    """Return `(rows, columns, bins)` counts of a digit of every entry, which each column may choose for itself."""
+    total: Counts | None = None
+    for block in read():
+        keys = _keys(block)
+        if total is None:
+            total = np.zeros((len(keys), columns, BINS), np.int64)
+        for row, own in enumerate(keys):
+            for column in range(columns):
+                total[row, column] += np.bincount(digit(own, (row, column)), minlength=BINS)
+    assert total is not None
+    return total
+
+
+def _bins(counts: Counts, wanted: Counts) -> tuple[Counts, Counts]:
+    """Return for each histogram the bin that holds the entry of the wanted rank, and how many entries lie before it."""
+    ends = counts.cumsum(-1)
+    found = (ends <= wanted[..., None]).sum(-1)
+    return found, np.take_along_axis(ends - counts, found[..., None], -1)[..., 0]

@@ -1,0 +1,66 @@
+"""Fine-tune experts of a suite: the function behind `fusionbench finetune` and behind the suites built here."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from fusionbench.errors import ConfigError
+from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
+from fusionbench.finetune.tune import finetune
+from fusionbench.suites.model import Suite
+from fusionbench.suites.registration import Progress
+from fusionbench.suites.tasks import open_tasks
+
+MTL = "mtl"
+
+
+def finetune_suite(
+    suite: Suite,
+    out: Path,
+    recipe: FinetuneRecipe,
+    *,
+    tasks: Iterable[str] | None = None,
+    mtl: bool = False,
+    tuning: Tuning = "full",
+    device: Literal["cpu", "auto"] = "cpu",
+    checkpoint_every: int = 0,
+    progress: Progress | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Fine-tune the suite's base: one expert a task, or one model on all of them.
+
+    Args:
+        suite: its base and its tasks are used, its experts are not.
+        out: takes a folder for each expert, named after its task, or one named "mtl".
+        recipe: rates, steps, batch, seed.
+        tasks: which, in which order; None takes the suite's seen and unseen ones.
+        mtl: train one model on all tasks together, by the sum of their losses.
+        tuning: "full".
+        device: "cpu", or "auto" for the first accelerator.
+        checkpoint_every: steps between checkpoints; 0 is never.
+        progress: told after each step.
+
+    Returns:
+        The record of each model, by the name of its folder.
+
+    Raises:
+        ConfigError: where a task is not known.
+        OutputError: where a folder is there already.
+        Interrupted: on Ctrl-C; the last checkpoint is kept.
+    """
+    if suite.pool.base is None:
+        raise ConfigError(f"The suite {suite.name} has no base to fine-tune. Add pool.base.")
+    opened = open_tasks(suite, tasks)
+    groups = {MTL: opened} if mtl else {name: {name: task} for name, task in opened.items()}
+    return {
+        name: finetune(
+            suite.pool.base,
+            group,
+            out / name,
+            recipe,
+            tuning=tuning,
+            device=device,
+            checkpoint_every=checkpoint_every,
+            progress=progress,
+        )
+        for name, group in groups.items()
+    }
