@@ -10,7 +10,7 @@ from typing import Any
 
 from fusionbench.config import MethodConfig, Recipe, identity
 from fusionbench.errors import ConfigError
-from fusionbench.registry import Entry, families, methods
+from fusionbench.registry import Entry, families, load_attribute, methods
 from fusionbench.weights.checks import fit
 from fusionbench.weights.engine import run_plan, total_entries
 from fusionbench.weights.headers import ITEM_BYTES, WORDS, Source
@@ -134,6 +134,9 @@ def merge(recipe: Recipe, folder: Path, progress: Progress = silent, pool: Pool 
     entry = methods[recipe.method.name]
     inputs = pool.fingerprints()
     outputs = [step.output for step in plan]
+    if entry.kernel:
+        # Some packages swallow an interruption that falls into their import; so it falls before anything is on disk.
+        load_attribute(entry.kernel)
     total, done = total_entries(plan), 0
 
     def advance(entries: int) -> None:

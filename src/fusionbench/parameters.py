@@ -77,6 +77,11 @@ class Parameter:
     doc: str = ""
 
     @property
+    def scheduled(self) -> bool:
+        """Whether it may differ from tensor to tensor; choices and switches hold for the whole model."""
+        return self.type in ("number", "integer")
+
+    @property
     def range(self) -> Range:
         """Bounds of the value, infinite where there are none."""
         low = -math.inf if self.low is None else self.low
@@ -193,21 +198,34 @@ def read_value(parameter: Parameter, value: JSON) -> JSON:
     if value is None and parameter.nullable:
         return None
     if is_schedule(value):
-        return [{**entry, "value": _read_scheduled(parameter, entry["value"])} for entry in value]
+        return _read_schedule(parameter, value)
     if parameter.per_expert and isinstance(value, Mapping):
-        return {str(name): read_value(parameter, item) for name, item in value.items()}
+        return {
+            str(name): _read_schedule(parameter, item) if is_schedule(item) else _read_one(parameter, item)
+            for name, item in value.items()
+        }
     if isinstance(value, list | tuple) and parameter.type not in ("list", "method"):
         if not parameter.per_expert:
             raise ValueError(f"expected one {parameter.type}, got the list {list(value)}. To sweep over values add -m.")
-        return [read_value(parameter, item) if is_schedule(item) else _read_one(parameter, item) for item in value]
+        return [_read_schedule(parameter, item) if is_schedule(item) else _read_one(parameter, item) for item in value]
     return _read_one(parameter, value)
 
 
-def _read_scheduled(parameter: Parameter, value: JSON) -> JSON:
-    """Return the value of one schedule entry: a single one, or a gradient over depth as a list."""
-    if isinstance(value, list | tuple) and parameter.type != "list":
-        return [_read_one(parameter, item) for item in value]
-    return _read_one(parameter, value)
+def _read_schedule(parameter: Parameter, entries: Sequence[Mapping[str, JSON]]) -> list[dict[str, JSON]]:
+    """Return a schedule's entries, each with one value, or a gradient over depth as a list."""
+    if not parameter.scheduled:
+        raise ValueError(f"expected one {parameter.type}: only numbers may differ from tensor to tensor.")
+    read: list[dict[str, JSON]] = []
+    for entry in entries:
+        value = entry["value"]
+        if isinstance(value, list | tuple):
+            if not value:
+                raise ValueError("a gradient over depth needs a value at least, got [].")
+            value = [_read_one(parameter, item) for item in value]
+        else:
+            value = _read_one(parameter, value)
+        read.append({**entry, "value": value})
+    return read
 
 
 def is_schedule(value: JSON) -> bool:

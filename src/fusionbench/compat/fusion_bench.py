@@ -127,6 +127,7 @@ class _Translator:
         written = [f"method={theirs.method}"]
         if theirs.method in methods and "fusion_bench" in (methods[theirs.method].compat or {}):
             written.append("method.compat=fusion_bench")
+        written += [f"method.{key}={value}" for key, value in theirs.sets.items()]
         written += [f"{theirs.keys[key].ours}={theirs.keys[key].read(value)}" for key, value in theirs.defaults.items()]
         self.first += written
         self.notes.append(f"{text} → {' '.join(written)}")

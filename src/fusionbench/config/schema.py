@@ -81,12 +81,11 @@ def _parameter(parameter: Parameter) -> JSON:
     forms = [one, _REFERENCE]
     if parameter.nullable:
         forms.append({"type": "null"})
-    if parameter.type not in ("method", "list"):
-        schedule = _schedule(one)
-        forms.append(schedule)
-        if parameter.per_expert:
-            each = {"anyOf": [one, schedule]}
-            forms += [{"type": "array", "items": each}, {"type": "object", "additionalProperties": each}]
+    alone = [one, _schedule(one)] if parameter.scheduled else [one]
+    forms += alone[1:]
+    if parameter.per_expert:
+        each = {"anyOf": alone}
+        forms += [{"type": "array", "items": each}, {"type": "object", "additionalProperties": each}]
     schema: JSON = {"anyOf": forms, "description": parameter.doc}
     return schema if parameter.required else {**schema, "default": parameter.default}
 

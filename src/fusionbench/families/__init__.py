@@ -11,7 +11,7 @@ from fusionbench.families.base import (
     LinearSite,
     MlpParts,
 )
-from fusionbench.families.images import ImageProcessor
+from fusionbench.families.image_processor import ImageProcessor
 from fusionbench.families.modules import as_source, load_module, specs_of, weights_in
 from fusionbench.families.registration import family, family_for, family_named
 

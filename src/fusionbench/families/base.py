@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
-from fusionbench.families.images import ImageProcessor
+from fusionbench.families.image_processor import ImageProcessor
 from fusionbench.weights.headers import Source, TensorSpec
 
 Batch = dict[str, Any]

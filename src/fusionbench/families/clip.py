@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fusionbench.errors import CheckpointError
 from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts
-from fusionbench.families.images import ImageProcessor, read_image_processor
+from fusionbench.families.image_processor import ImageProcessor, read_image_processor
 from fusionbench.families.registration import family
 from fusionbench.weights.headers import Source, TensorSpec
 

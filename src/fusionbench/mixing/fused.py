@@ -5,24 +5,19 @@ import shutil
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import FusionBenchError, IncompatibleModels, OutputError
 from fusionbench.families import Batch, Family, load_module, specs_of
+from fusionbench.merge import copy_other_files
 from fusionbench.tasks import Output, Predictor, Task
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.tensors import Weights, as_bytes
 from fusionbench.weights.writer import CheckpointWriter
 
-COMPANIONS = (
-    "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
-    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt",
-    "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "chat_template.jinja", "chat_template.json",
-)  # fmt: skip
-"""Files beside the weights that a model needs to be used: those that the base has are copied."""
 Device = torch.device | str
 
 
@@ -190,7 +185,7 @@ class FusedModule:
         shutil.rmtree(partial, ignore_errors=True)
         write(partial)
         if self._base is not None:
-            _copy_companions(partial, self._base)
+            copy_other_files(self._base, partial, "base")
         partial.rename(folder)
 
 
@@ -215,12 +210,5 @@ def _predictor(task: Task, family: Family, module: nn.Module, device: Device) ->
 
 
 def _finish(folder: Path, base: Source) -> None:
-    config: dict[str, Any] = dict(base.config)
-    (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    _copy_companions(folder, base)
-
-
-def _copy_companions(folder: Path, base: Source) -> None:
-    for name in COMPANIONS:
-        if base.folder is not None and (base.folder / name).is_file():
-            shutil.copyfile(base.folder / name, folder / name)
+    (folder / "config.json").write_text(json.dumps(dict(base.config), indent=2, sort_keys=True) + "\n")
+    copy_other_files(base, folder, "base")

@@ -37,8 +37,9 @@ def from_mergekit(document: Mapping[str, JSON]) -> tuple[dict[str, JSON], tuple[
         target = None
     models, base = read_models(document, problems), _base(document, problems)
     dtype = _dtype(document, problems, notes)
-    if target is not None:
-        merged = _merged(name, target, models, base, problems)
+    params: dict[str, JSON] = {}
+    merged = [] if target is None else _merged(name, target, models, base, problems)
+    if target is not None and merged:
         values = Values(name, target, document.get("parameters"), problems, notes)
         params = values.of(named(merged), [model for model in models if model not in merged])
     if target is None or problems:

@@ -43,7 +43,8 @@ class Values:
             each = {name: self._resolve(key, theirs, model) for name, model in experts.items()}
             found = list(each.values())
             if (theirs.ours or key) in ours:
-                values[theirs.ours or key] = found[0] if all(value == found[0] for value in found) else each
+                whole = found[0] if all(value == found[0] for value in found) else each
+                values |= {} if whole is None else {theirs.ours or key: whole}
             elif not all(_same(value, theirs.default) for value in found):
                 can = f"it can only do what {key}: {str(theirs.default).lower()} does"
                 self.problems.append(f"parameters.{key}: our {self.target.method} has no equal yet; {can}.")

@@ -17,8 +17,8 @@ class Theirs:
     """Our parameter; "" where it has the same name."""
     each: bool = False
     """Whether each model may have its own."""
-    words: Mapping[bool, str] | None = None
-    """Our value for each of theirs, where a truth value is a choice here."""
+    words: Mapping[bool, str | None] | None = None
+    """Our value for each of theirs, where a truth value is a choice here; None leaves the choice to a key before it."""
     inert: bool = False
     """Whether it changes no number in mergekit either."""
 
@@ -36,15 +36,16 @@ class Target:
 
 
 WEIGHT = Theirs(REQUIRED, "weights", each=True)
-DENSITY = Theirs(1.0, "density", each=True)
-EPSILON = Theirs(0.15, each=True)
-GAMMA = Theirs(0.01, each=True)
+DENSITY = Theirs(1.0, each=True)
 INERT = Theirs(None, inert=True)
-SUM, MEAN = Theirs(False), Theirs(True)
-PLAIN, RESCALED = Theirs(False), Theirs(True)
+SUM, MEAN = Theirs(False, "normalize"), Theirs(True, "normalize")
+PLAIN = Theirs(False, "rescale", words={True: "norm", False: "none"})
+RESCALED = Theirs(True, "rescale", words={True: "norm", False: "none"})
 SHARED = {"lambda": Theirs(1.0, "scale"), "int8_mask": INERT}
 SPARSE = {"weight": WEIGHT, "density": DENSITY, **SHARED}
-ELECTED = Theirs(True, "combine", words={True: "mean", False: "sum"})
+DARE = {**SPARSE, "normalize": SUM, "rescale": RESCALED}
+BREADCRUMBS = {**SPARSE, "gamma": Theirs(0.01, "top_drop", each=True), "normalize": SUM, "rescale": PLAIN}
+DELLA = {**SPARSE, "epsilon": Theirs(0.15, each=True), "rescale": RESCALED}
 
 METHODS = {
     "linear": Target("weighted_average", "input", parameters={"weight": WEIGHT, "normalize": MEAN}),
@@ -52,50 +53,48 @@ METHODS = {
         "task_arithmetic",
         parameters={"weight": WEIGHT, **SHARED, "normalize": SUM, "density": INERT, "rescale": INERT},
     ),
-    "ties": Target("ties", parameters={**SPARSE, "normalize": ELECTED, "rescale": PLAIN}),
-    "dare_linear": Target(
-        "dare", sets={"combine": "linear"}, parameters={**SPARSE, "normalize": SUM, "rescale": RESCALED}
+    "ties": Target(
+        "ties",
+        parameters={
+            **SPARSE,
+            "normalize": Theirs(True, "combine", words={True: "mean", False: "sum"}),
+            "rescale": Theirs(False),
+        },
     ),
-    "dare_ties": Target("dare", sets={"combine": "ties"}, parameters={**SPARSE, "normalize": SUM, "rescale": RESCALED}),
-    "breadcrumbs": Target(
-        "breadcrumbs",
-        sets={"combine": "linear"},
-        parameters={**SPARSE, "gamma": GAMMA, "normalize": SUM, "rescale": PLAIN},
-    ),
-    "breadcrumbs_ties": Target(
-        "breadcrumbs",
-        sets={"combine": "ties"},
-        parameters={**SPARSE, "gamma": GAMMA, "normalize": SUM, "rescale": PLAIN},
-    ),
-    "della": Target(
-        "della",
-        sets={"combine": "ties"},
-        parameters={**SPARSE, "epsilon": EPSILON, "normalize": MEAN, "rescale": RESCALED},
-    ),
-    "della_linear": Target(
-        "della",
-        sets={"combine": "linear"},
-        parameters={**SPARSE, "epsilon": EPSILON, "normalize": SUM, "rescale": RESCALED},
-    ),
+    "dare_linear": Target("dare", sets={"combine": "linear"}, parameters=DARE),
+    "dare_ties": Target("dare", sets={"combine": "ties"}, parameters=DARE),
+    "breadcrumbs": Target("breadcrumbs", sets={"combine": "linear"}, parameters=BREADCRUMBS),
+    "breadcrumbs_ties": Target("breadcrumbs", sets={"combine": "ties"}, parameters=BREADCRUMBS),
+    "della": Target("della", sets={"combine": "ties"}, parameters={**DELLA, "normalize": MEAN}),
+    "della_linear": Target("della", sets={"combine": "linear"}, parameters={**DELLA, "normalize": SUM}),
     "slerp": Target("slerp", parameters={"t": Theirs(REQUIRED)}),
     "nuslerp": Target(
         "nuslerp",
         "optional",
-        parameters={"weight": WEIGHT, "nuslerp_flatten": Theirs(True), "nuslerp_row_wise": Theirs(False)},
+        parameters={
+            "weight": WEIGHT,
+            "nuslerp_row_wise": Theirs(False, "mode", words={True: "column", False: "row"}),
+            "nuslerp_flatten": Theirs(True, "mode", words={True: "flat", False: None}),
+        },
     ),
     "multislerp": Target(
         "multislerp",
         "optional",
-        parameters={"weight": WEIGHT, "normalize_weights": Theirs(True), "eps": Theirs(1e-8)},
+        parameters={"weight": WEIGHT, "normalize_weights": MEAN, "eps": Theirs(1e-8)},
     ),
-    "karcher": Target("karcher", "input", parameters={"max_iter": Theirs(10), "tol": Theirs(1e-5)}),
-    "model_stock": Target("model_stock", parameters={"filter_wise": Theirs(False)}),
+    "karcher": Target(
+        "karcher", "input", parameters={"max_iter": Theirs(10, "max_iterations"), "tol": Theirs(1e-5, "tolerance")}
+    ),
+    "model_stock": Target(
+        "model_stock",
+        parameters={"filter_wise": Theirs(False, "granularity", words={True: "row", False: "tensor"})},
+    ),
     "sce": Target("sce", parameters={"select_topk": Theirs(1.0), "int8_mask": INERT}),
     "nearswap": Target("nearswap", parameters={"t": Theirs(REQUIRED)}),
     "arcee_fusion": Target("arcee_fusion"),
     "passthrough": Target("passthrough", "input", parameters={"scale": Theirs(1.0, each=True)}),
 }
-"""Parameters whose name here is not settled keep mergekit's; one that our method does not have is refused by key."""
+"""A parameter that our method does not have is refused by key, unless it is at mergekit's default."""
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 KEYS = ("merge_method", "models", "base_model", "parameters", "dtype", "out_dtype")
