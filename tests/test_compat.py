@@ -12,22 +12,75 @@ from hypothesis import strategies as st
 
 from fusionbench import registry
 from fusionbench.compat import from_fusion_bench, from_mergekit, load_recipe
-from fusionbench.compat.fusion_bench_words import ALGORITHMS, KNOWN_AS, POOLS, TASKPOOLS
-from fusionbench.compat.mergekit.words import METHODS
+from fusionbench.compat.fusion_bench.algorithms import ALGORITHMS, KNOWN_AS
+from fusionbench.compat.fusion_bench.pools import POOLS, TASKPOOLS
+from fusionbench.compat.mergekit.words import METHODS, REQUIRED
 from fusionbench.config import MethodConfig, Recipe, parse_document
 from fusionbench.errors import ConfigError
 from fusionbench.overrides import sweep
 from fusionbench.parameters import Density, PerExpert, Scale, describe
 from fusionbench.registry import Entry
 
-NAMES = (
-    "pretrained individual traditional_mtl simple_average weighted_average greedy_soup task_arithmetic expo ties dare "
-    "della breadcrumbs magmax slerp nuslerp multislerp karcher model_stock sce arcee_fusion nearswap passthrough tsv_m "
-    "iso_c iso_cts wudi knots lines opcm pcb emr tall_mask consensus git_rebasin zipit fisher regmean regmean_plusplus "
-    "adamerging concrete_task_arithmetic concrete_adamerging surgery fw_merging doge_ta simple_ensemble "
-    "weighted_ensemble max_model depth_upscaling moe_upscaling moe_merging wemoe efficient_wemoe pwe_moe smile "
-    "singular_projection recombination rank_one_moe bitdelta"
-).split()
+NAMES = [
+    "pretrained",
+    "individual",
+    "traditional_mtl",
+    "simple_average",
+    "weighted_average",
+    "greedy_soup",
+    "task_arithmetic",
+    "expo",
+    "ties",
+    "dare",
+    "della",
+    "breadcrumbs",
+    "magmax",
+    "slerp",
+    "nuslerp",
+    "multislerp",
+    "karcher",
+    "model_stock",
+    "sce",
+    "arcee_fusion",
+    "nearswap",
+    "passthrough",
+    "tsv_m",
+    "iso_c",
+    "iso_cts",
+    "wudi",
+    "knots",
+    "lines",
+    "opcm",
+    "pcb",
+    "emr",
+    "tall_mask",
+    "consensus",
+    "git_rebasin",
+    "zipit",
+    "fisher",
+    "regmean",
+    "regmean_plusplus",
+    "adamerging",
+    "concrete_task_arithmetic",
+    "concrete_adamerging",
+    "surgery",
+    "fw_merging",
+    "doge_ta",
+    "simple_ensemble",
+    "weighted_ensemble",
+    "max_model",
+    "depth_upscaling",
+    "moe_upscaling",
+    "moe_merging",
+    "wemoe",
+    "efficient_wemoe",
+    "pwe_moe",
+    "smile",
+    "singular_projection",
+    "recombination",
+    "rank_one_moe",
+    "bitdelta",
+]
 """The design's list of methods."""
 
 
@@ -55,6 +108,10 @@ def dare(
     """Drop and rescale."""
 
 
+def opcm() -> None:
+    """Project."""
+
+
 def simple_average() -> None:
     """Average."""
 
@@ -63,7 +120,7 @@ def pretrained() -> None:
     """Return the base."""
 
 
-FUNCTIONS = (ties, task_arithmetic, weighted_average, dare, simple_average, pretrained)
+FUNCTIONS = (ties, task_arithmetic, weighted_average, dare, opcm, simple_average, pretrained)
 PEERS = {"ties": {"fusion_bench": {"combine": "sum"}, "mergekit": {}}, "dare": {"mergekit": {}}}
 SUITES = {pool.suite for pool in POOLS.values()} | {"mini/clip"}
 
@@ -90,6 +147,7 @@ def refusals(call: Any) -> list[str]:
 
 B32 = "modelpool=CLIPVisionModelPool/clip-vit-base-patch32"
 TA8 = "taskpool=CLIPVisionModelTaskPool/clip-vit-classification_TA8"
+TA = "method=task_arithmetic"
 TIES = ["method=ties", "method.compat=fusion_bench", "method.scale=0.3", "method.density=0.2", "method.combine=sum"]
 
 
@@ -97,10 +155,10 @@ TIES = ["method=ties", "method.compat=fusion_bench", "method.scale=0.3", "method
     ("theirs", "ours"),
     [
         (["suite=mini/clip", "method=ties", "method.scale=0.3", "seed=1"], None),
-        (["method=task_arithmetic", "method.scaling_factor=0.3"], ["method=task_arithmetic", "method.scale=0.3"]),
-        (["method=task_arithmetic", "++method.scaling_factor=0,0.1"], ["method=task_arithmetic", "++method.scale=0,0.1"]),
-        (["method.scaling_factor=range(0,3)", "method=task_arithmetic"], ["method.scale=0,1,2", "method=task_arithmetic"]),
-        (["method.scaling_factor=choice(1)", "method=task_arithmetic"], ["method.scale=choice(1)", "method=task_arithmetic"]),
+        ([TA, "method.scaling_factor=0.3"], [TA, "method.scale=0.3"]),
+        ([TA, "++method.scaling_factor=0,0.1"], [TA, "++method.scale=0,0.1"]),
+        (["method.scaling_factor=range(0,3)", TA], ["method.scale=0,1,2", TA]),
+        (["method.scaling_factor=choice(1)", TA], ["method.scale=choice(1)", TA]),
         (["method=ties_merging"], TIES),
         (["method.threshold=30", "method=ties_merging"], [*TIES, "method.density=0.3"]),
         (["method=ties_merging", "method.threshold=0.25"], [*TIES, "method.density=0.25"]),
@@ -111,12 +169,22 @@ TIES = ["method=ties", "method.compat=fusion_bench", "method.scale=0.3", "method
         (["method=linear/weighted_average", "method.weights=[1,2]"],
          ["method=weighted_average", "method.weights=[0.5,0.5]", "method.normalize=true", "method.weights=[1,2]"]),
         (["method=linear/ties_merging_for_causallm", "method.show_pbar=false"], TIES),
+        (["method=dare/ties_merging", "method.rescale=false", "method.sparsity_ratio=0.9"],
+         ["method=dare", "method.combine=ties", "method.density=0.5", "method.rescale=inverse", "method.scale=0.5",
+          "method.ties_density=0.2", "method.normalize=false", "method.rescale=none", "method.density=0.1"]),
+        (["method=dare", "method.rescale=none"], None),
+        (["method=dare/simple_average"],
+         ["method=dare", "method.combine=linear", "method.normalize=true", "method.scale=1", "method.density=0.5",
+          "method.rescale=inverse"]),
+        (["method=slerp/slerp", "method.t=0.25", "method.DOT_THRESHOLD=0.9995"],
+         ["method=slerp", "method.t=0.5", "method.t=0.25"]),
         (["method=dummy"], ["method=pretrained"]),
         (["fast_dev_run=true", "print_config=false", "dry_run=false", "report_save_path=null"], ["tasks.limit=128"]),
         (["fast_dev_run=False"], []),
         (["corruption=motion_blur", "fabric.accelerator=gpu", "fabric.devices=1", "fabric=auto"],
          ["tasks.corruption=motion_blur", "runtime.device=cuda"]),
-        (["modelpool.models._pretrained_=org/b", "modelpool.models.svhn=org/s@v1"], ["base=org/b", "++experts.svhn=org/s@v1"]),
+        (["modelpool.models._pretrained_=org/b", "modelpool.models.svhn=org/s@v1"],
+         ["base=org/b", "++experts.svhn=org/s@v1"]),
         ([f"{B32}_TA8", TA8], ["suite=clip-vit-b32/ta8"]),
         ([f"{B32}_TA8_model_only"], ["suite=clip-vit-b32/ta8"]),
         ([TA8], ["suite=clip-vit-b32/ta8"]),
@@ -149,8 +217,8 @@ def test_the_method_of_the_recipe_s_file_tells_what_a_key_means() -> None:
     ("theirs", "line"),
     [
         ("method=clip_task_wise_adamerging",
-         "fusion-bench's clip_task_wise_adamerging is adamerging here, with other keys; this version does not have it yet."),
-        ("method=dare/ties_merging", "fusion-bench's dare/ties_merging is dare here, with other keys; see `fusionbench show dare`."),
+         "clip_task_wise_adamerging is adamerging here, with other keys; this version does not have it yet."),
+        ("method=opcm/opcm_general", "opcm/opcm_general is opcm here, with other keys; see `fusionbench show opcm`."),
         ("method=clip_finetune", "fusion-bench's clip_finetune is not a method here; see `fusionbench finetune`."),
         ("method=lm_finetune/fullfinetune_sft", "is not a method here; see `fusionbench finetune`."),
         ("method=analysis/task_vector_cos_similarity", "is not a method here; see `fusionbench analyze`."),
@@ -167,9 +235,9 @@ def test_the_method_of_the_recipe_s_file_tells_what_a_key_means() -> None:
         ("~modelpool.models.svhn", "fusion-bench's modelpool.models.svhn has no equal; suite.experts=[…] chooses"),
         ("taskpool.dataloader_kwargs.batch_size=8", "has no equal"),
         (f"{B32}_TA9", "has no equal; did you mean CLIPVisionModelPool/clip-vit-base-patch32_TA8? Or give base=REF"),
-        ("modelpool=foo", "modelpool=foo has no equal; see `fusionbench list suites`. Or give base=REF and experts.NAME=REF."),
+        ("modelpool=foo", "has no equal; see `fusionbench list suites`. Or give base=REF and experts.NAME=REF."),
         ("taskpool=dummy", "to fuse without evaluating use `fusionbench merge`."),
-        ("taskpool=LMEvalHarnessTaskPool/lm_eval", "taskpool=LMEvalHarnessTaskPool/lm_eval has no equal beside modelpool="),
+        ("taskpool=LMEvalHarnessTaskPool/lm_eval", "LMEvalHarnessTaskPool/lm_eval has no equal beside modelpool="),
         (f"{TA8}_L14", "_L14 has no equal beside modelpool=CLIPVisionModelPool/clip-vit-base-patch32_TA8."),
     ],
 )  # fmt: skip
@@ -311,14 +379,15 @@ def test_linear_merges_its_base_model_like_any_other() -> None:
 
 
 def test_the_first_filter_without_condition_ends_a_list_as_in_mergekit() -> None:
-    shared = "{weight: [{filter: self_attn, value: [0.2, 0.4]}, {value: 0.5}], lambda: [{filter: down, value: .5}, {value: 1.5}]}"
-    recipe = translated(f"""
+    recipe = translated("""
 merge_method: task_arithmetic
 base_model: base
 models:
-  - {{model: a, parameters: {{weight: [{{filter: q_proj, value: 0.9}}]}}}}
-  - {{model: b}}
-parameters: {shared}
+  - {model: a, parameters: {weight: [{filter: q_proj, value: 0.9}]}}
+  - {model: b}
+parameters:
+  weight: [{filter: self_attn, value: [0.2, 0.4]}, {value: 0.5}]
+  lambda: [{filter: down, value: .5}, {value: 1.5}]
 """)
     tail = [{"value": [0.2, 0.4], "filter": "self_attn"}, {"value": 0.5}]
     assert recipe["method"]["weights"] == {"a": [{"value": 0.9, "filter": "q_proj"}, *tail], "b": tail}
@@ -408,13 +477,15 @@ out_dtype: int8
     [
         ("merge_method: slerp\nbase_model: b\nmodels: [{model: x}]\nparameters: {t: 0.5}",
          ["merge_method: slerp is our slerp, which this version does not have yet."]),
-        ("merge_method: ties\nmodels: [{model: x}]\nparameters: {weight: 1}", ["base_model is missing: ties needs it."]),
+        ("merge_method: ties\nmodels: [{model: x}]\nparameters: {weight: 1}",
+         ["base_model is missing: ties needs it."]),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: b}]", ["models: there is none beside the base."]),
         ("merge_method: ties\nbase_model: b", ["models: expected a list such as [{model: REF}], got None."]),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: x}, {model: y, parameters: {weight: 1}}]",
          ["models[0].parameters.weight is missing: ties needs one for every model."]),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: x, parameters: {weight: [{filter: mlp, value: 1}]}}]",
-         ["models[0].parameters.weight has no value for tensors that no filter names: ties needs one for every model."]),
+         ["models[0].parameters.weight has no value for tensors that no filter names: "
+          "ties needs one for every model."]),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: x, parameters: {weight: 1, lambda: 2, wieght: 3}}]",
          ["models[0].parameters.lambda: mergekit ignores it there; move it to the recipe's parameters.",
           "models[0].parameters.wieght is not a key of mergekit's ties; did you mean weight? "
@@ -423,7 +494,8 @@ out_dtype: int8
          ["parameters.rescale: our ties has no equal yet; it can only do what rescale: false does."]),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: x}]\nparameters: {weight: 1, normalize: maybe}",
          ["parameters.normalize: expected true or false, got 'maybe'."]),
-        ("merge_method: ties\nbase_model: b\nmodels: [{model: x}]\nparameters: {weight: [{filter: a, valeu: 1}, {value: 2}]}",
+        ("merge_method: ties\nbase_model: b\nmodels: [{model: x}]\n"
+         "parameters: {weight: [{filter: a, valeu: 1}, {value: 2}]}",
          ["parameters.weight[0]: expected {value: …, filter: …}, got {'filter': 'a', 'valeu': 1}."]),
         ("merge_method: linear\nbase_model: a\nmodels: [{model: c, parameters: {weight: 3}}]",
          ["base_model.parameters.weight is missing: linear needs one for every model."]),
@@ -488,20 +560,57 @@ def test_any_mergekit_document_is_followed_or_refused_in_words(
 # the real index
 
 
-def test_translations_of_registered_methods_read_against_the_real_index(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _real_index(monkeypatch: pytest.MonkeyPatch) -> None:
     index = json.loads(registry.INDEX.read_text())
     real = {name: registry.entry_from_json(name, fields) for name, fields in index["method"].items()}
     monkeypatch.setattr(registry, "_built_in", lambda kind: real if kind == "method" else {})
-    followed = []
-    for name, target in METHODS.items():
-        if target.method not in real:
-            continue
-        required = {
-            key: 1.0 for key, theirs in target.parameters.items() if not isinstance(theirs.default, int | float)
-        }
-        parameters = {key: value for key, value in required.items() if not target.parameters[key].inert}
-        document = {"merge_method": name, "base_model": "b", "models": [{"model": "x"}], "parameters": parameters}
-        followed.append(Recipe.read(from_mergekit(document)[0]).method.name)
-    assert {"weighted_average", "task_arithmetic", "ties"} <= {*followed}
-    for theirs in ("ties_merging", "linear/weighted_average", "dummy", "simple_average", "task_arithmetic"):
-        assert load_recipe(None, [f"method={theirs}", "experts.a=x"])[0].method.name == ALGORITHMS[theirs].method
+
+
+SETTLED = sorted(set(METHODS) - {"passthrough"})
+
+
+@pytest.mark.usefixtures("_real_index")
+@pytest.mark.parametrize("name", SETTLED)
+def test_every_parameter_of_a_mergekit_method_reads_against_the_real_index(name: str) -> None:
+    target = METHODS[name]
+    examples = {False: "true", True: "false", REQUIRED: 0.25, None: 1}
+    given = {key: examples.get(theirs.default, 0.25) for key, theirs in target.parameters.items()}
+    only_default = {"ties": {"rescale"}, "task_arithmetic": {"normalize"}, "multislerp": {"eps"}}.get(name, set())
+    given |= {key: target.parameters[key].default for key in only_default}
+    given |= {"max_iter": 7} if name == "karcher" else {}
+    document = {"merge_method": name, "base_model": "b", "models": [{"model": "x"}], "parameters": given}
+    method = Recipe.read(from_mergekit(document)[0]).method
+    plain = MethodConfig.read({"name": target.method, "compat": method.compat}).params
+    changed = {key for key, value in method.params.items() if value != plain[key]}
+    wanted = {theirs.ours or key for key, theirs in target.parameters.items() if not theirs.inert}
+    assert {*target.sets} <= {*method.params}
+    assert changed >= wanted - {"eps", "mode", "scale", "normalize", "rescale"}
+
+
+@pytest.mark.usefixtures("_real_index")
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("{nuslerp_flatten: false}", "row"),
+        ("{nuslerp_flatten: false, nuslerp_row_wise: true}", "column"),
+        ("{}", "flat"),
+        ("{nuslerp_row_wise: true}", "flat"),
+    ],
+)
+def test_two_switches_of_mergekit_are_one_choice_here(text: str, expected: str) -> None:
+    parameters = {"weight": 1, **yaml.safe_load(text)}
+    document = {"merge_method": "nuslerp", "models": [{"model": "x"}, {"model": "y"}], "parameters": parameters}
+    assert Recipe.read(from_mergekit(document)[0]).method.params["mode"] == expected
+
+
+@pytest.mark.usefixtures("_real_index")
+@pytest.mark.parametrize("theirs", sorted(ALGORITHMS))
+def test_every_translated_method_of_fusion_bench_reads_against_the_real_index(theirs: str) -> None:
+    algorithm = ALGORITHMS[theirs]
+    recipe, notes = load_recipe(None, [f"method={theirs}", "experts.a=x"])
+    assert recipe.method.name == algorithm.method
+    assert len(notes) == (algorithm.method != theirs)
+    ours = {key.ours.removeprefix("method.") for key in algorithm.keys.values() if key.ours}
+    assert ours <= {*recipe.method.params}
+    assert {*algorithm.defaults} <= {*algorithm.keys}

@@ -22,12 +22,14 @@ def order_statistics(read: Callable[[], Iterator[Floats]], ranks: Callable[[int]
         ranks: from the number of entries of a row, which are wanted; 0 is the smallest.
     """
     high = _histogram(read, lambda keys, _: keys >> 16, 1)[:, 0]
-    size = int(high[0].sum())
+    size = int(high.sum()) // max(len(high), 1)
+    if not size:
+        return np.zeros((len(high), len(ranks(1))), np.float32)
     wanted = np.array(ranks(size), np.int64)
     upper, before = _bins(high[:, None, :].repeat(len(wanted), 1), np.broadcast_to(wanted, (len(high), len(wanted))))
 
     def lower(keys: Keys, place: tuple[int, int]) -> Keys:
-        return keys[keys >> 16 == upper[place]] & (BINS - 1)
+        return keys[keys >> 16 == np.uint32(upper[place])] & np.uint32(BINS - 1)
 
     low, _ = _bins(_histogram(read, lower, len(wanted)), wanted - before)
     keys = (upper.astype(np.uint32) << np.uint32(16)) | low.astype(np.uint32)
@@ -41,7 +43,7 @@ def rank_below(share: float, size: int) -> int:
 
 
 def rank_above(share: float, size: int) -> int:
-    """Return ⌊(1 − share)·size⌋ likewise, at least -1 for a caller that goes one lower."""
+    """Return ⌊(1 − share)·size⌋ likewise."""
     return size - ceil(Fraction(repr(float(share))) * size)
 
 
@@ -55,15 +57,14 @@ def _histogram(
     read: Callable[[], Iterator[Floats]], digit: Callable[[Keys, tuple[int, int]], Keys], columns: int
 ) -> Counts:
     """Return `(rows, columns, bins)` counts of a digit of every entry, which each column may choose for itself."""
-    total: Counts | None = None
+    total = np.zeros((0, columns, BINS), np.int64)
     for block in read():
         keys = _keys(block)
-        if total is None:
+        if not len(total):
             total = np.zeros((len(keys), columns, BINS), np.int64)
         for row, own in enumerate(keys):
             for column in range(columns):
                 total[row, column] += np.bincount(digit(own, (row, column)), minlength=BINS)
-    assert total is not None
     return total
 
 

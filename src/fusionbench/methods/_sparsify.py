@@ -38,12 +38,9 @@ def ranks(rows: Tensor) -> Tensor:
 
 def drawn(site: Site, expert: str, like: Tensor) -> Tensor:
     """Return `uniform` for a tensor of any size, block by block."""
-    flat = like.reshape(-1)
-    parts = [
-        uniform(replace(site, start=site.start + start), expert, flat[start : start + BLOCK])
-        for start in range(0, max(flat.numel(), 1), BLOCK)
-    ]
-    return torch.cat(parts).view(like.shape)
+    parts = torch.split(like.reshape(like.numel()), BLOCK)
+    draws = [uniform(replace(site, start=site.start + i * BLOCK), expert, part) for i, part in enumerate(parts)]
+    return torch.cat(draws).view(like.shape)
 
 
 def place_of(site: Site | None, base: Tensor, experts: Sequence[Tensor]) -> Site:
@@ -64,7 +61,9 @@ def rescaled(kept: Tensor, delta: Tensor, probability: Tensor | float, rescale: 
     """
     if rescale == "inverse":
         return kept / probability
-    return kept * norm_ratio(absolute_sum(kept), absolute_sum(delta)) if rescale == "norm" else kept
+    if rescale == "norm":
+        return kept * norm_ratio(absolute_sum(kept), absolute_sum(delta)).to(kept.dtype)
+    return kept
 
 
 def norm_ratio(kept: Tensor, all_entries: Tensor) -> Tensor:

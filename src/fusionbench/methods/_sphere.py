@@ -26,16 +26,16 @@ def arc(products: Tensor, t: float, *, straight: float = STRAIGHT, zero_norm: Ze
     Returns:
         `(rows, 2)` float64.
     """
-    norms = _norms(products)
-    product = norms[:, 0] * norms[:, 1]
+    one, both, _, other = products.flatten(1).unbind(1)
+    product = one.sqrt() * other.sqrt()
     alive = product > 0
-    cosine = torch.where(alive, products[:, 0, 1] / torch.where(alive, product, 1.0), float(zero_norm == "line"))
+    cosine = torch.where(alive, both / torch.where(alive, product, 1.0), float(zero_norm == "line"))
     cosine = cosine.clamp(-1.0, 1.0)
     line = (cosine.abs() > straight) | (1 - cosine * cosine <= 1e-16)
     angle = torch.where(line, 0.0, cosine).arccos()
-    curved = torch.stack([((1 - t) * angle).sin(), (t * angle).sin()], dim=1) / angle.sin()[:, None]
+    curved = torch.stack([((1 - t) * angle).sin(), (t * angle).sin()], dim=1) / angle.sin().unsqueeze(1)
     flat = torch.tensor([1 - t, t], dtype=torch.float64, device=products.device)
-    return torch.where(line[:, None], flat, curved)
+    return torch.where(line.unsqueeze(1), flat, curved)
 
 
 def mean_direction(products: Tensor, shares: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def mean_direction(products: Tensor, shares: Tensor) -> Tensor:
     length = _length(shares.expand_as(norms), cosines)
     directed = length > OPPOSITE * shares.abs().sum()
     scale = (norms * shares).sum(1) / torch.where(directed, length, 1.0)
-    return torch.where(directed[:, None], scale[:, None] * shares * inverse, shares)
+    return torch.where(directed.unsqueeze(1), scale.unsqueeze(1) * shares * inverse, shares)
 
 
 def frechet_mean(products: Tensor, shares: Tensor, *, max_iterations: int, tolerance: float) -> Tensor:
@@ -78,21 +78,22 @@ def frechet_mean(products: Tensor, shares: Tensor, *, max_iterations: int, toler
     live = live / live.sum(1, keepdim=True).clamp(min=1e-300)
     length = _length(live, cosines)
     directed = length > OPPOSITE
-    mean = live / torch.where(directed, length, 1.0)[:, None]
+    mean = live / torch.where(directed, length, 1.0).unsqueeze(1)
     moving = directed
     for _ in range(max_iterations):
         tangent = _pull(mean, live, cosines)
         size = _length(tangent, cosines)
         moving = moving & (size >= tolerance)
-        step = mean * size.cos()[:, None] + tangent * (size.sin() / torch.where(moving, size, 1.0))[:, None]
-        mean = torch.where(moving[:, None], step, mean)
+        reach = size.sin() / torch.where(moving, size, 1.0)
+        step = mean * size.cos().unsqueeze(1) + tangent * reach.unsqueeze(1)
+        mean = torch.where(moving.unsqueeze(1), step, mean)
     scale = (norms * shares).sum(1)
-    return torch.where(directed[:, None], scale[:, None] * mean * inverse, shares)
+    return torch.where(directed.unsqueeze(1), scale.unsqueeze(1) * mean * inverse, shares)
 
 
 def _pull(mean: Tensor, shares: Tensor, cosines: Tensor) -> Tensor:
     """Return the tangent in which the vectors pull the mean, as coefficients of the unit vectors."""
-    toward = (cosines @ mean[:, :, None]).squeeze(2).clamp(-1.0, 1.0)
+    toward = (cosines @ mean.unsqueeze(2)).squeeze(2).clamp(-1.0, 1.0)
     sine = (1 - toward * toward).sqrt()
     clear = sine > OPPOSITE
     ratio = torch.where(clear, toward.arccos() / torch.where(clear, sine, 1.0), (toward > 0).double())
@@ -100,18 +101,14 @@ def _pull(mean: Tensor, shares: Tensor, cosines: Tensor) -> Tensor:
     return pull - (pull * toward).sum(1, keepdim=True) * mean
 
 
-def _norms(products: Tensor) -> Tensor:
-    return products.diagonal(dim1=1, dim2=2).sqrt()
-
-
 def _units(products: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return norms, their inverses (0 for a zero vector), and the inner products of the unit vectors."""
-    norms = _norms(products)
+    norms = products.diagonal(dim1=1, dim2=2).sqrt()
     inverse = torch.where(norms > 0, 1 / torch.where(norms > 0, norms, 1.0), 0.0)
-    return norms, inverse, products * inverse[:, :, None] * inverse[:, None, :]
+    return norms, inverse, products * inverse.unsqueeze(2) * inverse.unsqueeze(1)
 
 
 def _length(coefficients: Tensor, cosines: Tensor) -> Tensor:
     """Return ‖Σ cᵢ·ûᵢ‖ of each row."""
-    squared = (coefficients[:, None, :] @ cosines @ coefficients[:, :, None]).reshape(len(coefficients))
+    squared = (coefficients.unsqueeze(1) @ cosines @ coefficients.unsqueeze(2)).flatten()
     return squared.clamp(min=0.0).sqrt()

@@ -1,6 +1,7 @@
 """Sums over entries in float64, taken in one fixed order, so that no thread count can change them."""
 
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
@@ -21,10 +22,8 @@ def row_sums(values: Tensor) -> Tensor:
 
 def absolute_sum(values: Tensor) -> Tensor:
     """Return Σ |vⱼ| of a tensor of any shape, 0-d float64."""
-    total = torch.zeros((), dtype=torch.float64, device=values.device)
-    for part in torch.split(values.reshape(1, values.numel()), BLOCK, dim=1):
-        total = total + row_sums(part.double().abs())[0]
-    return total
+    parts = torch.split(values.reshape(1, values.numel()), BLOCK, dim=1)
+    return _total([row_sums(part.double().abs()).squeeze(0) for part in parts])
 
 
 def gram(vectors: Sequence[Tensor]) -> Tensor:
@@ -33,22 +32,32 @@ def gram(vectors: Sequence[Tensor]) -> Tensor:
     Every angle and norm that the spherical methods need is in it, so that large tensors are read once for it and once
     for the result.
     """
-    rows, width = vectors[0].shape
-    products = torch.zeros(rows, len(vectors), len(vectors), dtype=torch.float64, device=vectors[0].device)
-    height = max(1, BLOCK // max(width, 1))
-    for top in range(0, rows, height):
-        for left in range(0, width, BLOCK):
-            parts = [vector[top : top + height, left : left + BLOCK].double() for vector in vectors]
-            for i, one in enumerate(parts):
-                for j, other in enumerate(parts[: i + 1]):
-                    products[top : top + height, i, j] += row_sums(one * other)
-    return products + products.tril(-1).transpose(1, 2)
+    height = max(1, BLOCK // max(vectors[0].shape[1], 1))
+    return torch.cat([_gram(rows) for rows in zip(*(torch.split(v, height) for v in vectors), strict=True)])
+
+
+def _gram(vectors: Sequence[Tensor]) -> Tensor:
+    count = len(vectors)
+    pairs = list(combinations_with_replacement(range(count), 2))
+    blocks: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in pairs}
+    for strips in zip(*(torch.split(vector, BLOCK, dim=1) for vector in vectors), strict=True):
+        wide = [strip.double() for strip in strips]
+        for i, j in pairs:
+            blocks[i, j].append(row_sums(wide[i] * wide[j]))
+    sums = {pair: _total(found) for pair, found in blocks.items()}
+    columns = [torch.stack([sums[min(i, j), max(i, j)] for j in range(count)], dim=1) for i in range(count)]
+    return torch.stack(columns, dim=1)
 
 
 def weighted_rows(vectors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     """Return Σ cᵢ·vᵢ row by row: `(rows, width)` from N tensors of that shape and coefficients `(rows, N)`."""
-    factors = coefficients.to(vectors[0].dtype)
-    total = vectors[0] * factors[:, :1]
-    for i, vector in enumerate(vectors[1:], start=1):
-        total = total + vector * factors[:, i : i + 1]
+    factors = coefficients.to(vectors[0].dtype).unsqueeze(1).unbind(2)
+    return _total([vector * factor for vector, factor in zip(vectors, factors, strict=True)])
+
+
+def _total(terms: Sequence[Tensor]) -> Tensor:
+    """Return the sum of the terms, from the first on."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
     return total

@@ -71,7 +71,7 @@ def _importance(base: Tensor, expert: Tensor) -> Tensor:
         old, new = old.double(), new.double()
         p, q = new.softmax(1) + 1e-8, old.softmax(1) + 1e-8
         divergence = row_sums(p * (p / q).log()).clamp(min=0.0)
-        parts.append(((new - old).abs() * divergence[:, None]).reshape(-1))
+        parts.append(((new - old).abs() * divergence.unsqueeze(1)).reshape(-1))
     return torch.cat(parts)
 
 

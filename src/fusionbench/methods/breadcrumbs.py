@@ -94,7 +94,7 @@ def _mask(
     size = rows.shape[1]
     stay = _kept(size, top_drop, density, bottom_drop, keep)
     top = min(kept(top_drop, size, "exact"), size - stay)
-    mask = largest(rows, top + stay) & ~largest(rows, top)
+    mask = largest(rows, top + stay) & largest(rows, top).logical_not()
     return back_along(mask, delta.shape, axis) if by_line else mask.reshape(delta.shape)
 
 

@@ -154,6 +154,6 @@ def _thin(
         if share < 1 and not small:
             kept = torch.where(uniform(site, site.experts[i], delta) < share, delta, 0.0)
             known = rescale == "norm" and site.name in ratios
-            delta = kept * ratios[site.name][i] if known else rescaled(kept, delta, share, rescale)
+            delta = kept * ratios[site.name][i].to(kept.dtype) if known else rescaled(kept, delta, share, rescale)
         thinned.append(delta)
     return thinned

@@ -65,7 +65,7 @@ def model_stock(
     by_row = granularity == "row" and base.dim() > 1
     deltas = [per_output(expert - base, site) if by_row else whole(expert - base) for expert in experts]
     ratio = _ratio(gram(deltas), average, small_norms, clamp=clamp)
-    merged = weighted_rows(deltas, (ratio / len(experts))[:, None].expand(-1, len(experts)))
+    merged = weighted_rows(deltas, (ratio / len(experts)).unsqueeze(1).expand(-1, len(experts)))
     return base + (back_per_output(merged, base.shape, site) if by_row else merged.reshape(base.shape))
 
 
@@ -73,11 +73,11 @@ def _ratio(products: Tensor, average: Average, small_norms: SmallNorms, *, clamp
     """Return t of each row, `(rows,)`, from the task vectors' inner products `(rows, N, N)`."""
     count = products.shape[1]
     pairs = list(itertools.combinations(range(count), 2))
-    left, right = [i for i, _ in pairs], [j for _, j in pairs]
-    norms = products.diagonal(dim1=1, dim2=2).sqrt()
-    size = norms[:, left] * norms[:, right]
+    norms = products.diagonal(dim1=1, dim2=2).sqrt().unbind(1)
+    size = torch.stack([norms[i] * norms[j] for i, j in pairs], dim=1)
+    inner = torch.stack([products.select(1, i).select(1, j) for i, j in pairs], dim=1)
     divisor = {"exact": torch.where(size > 0, size, 1.0), "floor": size.clamp(min=1e-6), "offset": size + 1e-8}
-    cosines = (products[:, left, right] / divisor[small_norms]).clamp(-1.0, 1.0)
+    cosines = (inner / divisor[small_norms]).clamp(-1.0, 1.0)
     cosine = cosines.mean(1) if average == "cosine" else cosines.arccos().mean(1).cos()
     divided = 1 + (count - 1) * cosine
     safe = divided.abs() > 1e-6

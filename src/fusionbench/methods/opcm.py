@@ -103,4 +103,3 @@ def _projected(merged: Tensor, delta: Tensor, alpha: float, projector: Projector
 def _squared(tensor: Tensor) -> Tensor:
     """Return the sum of squares, 0-d float64."""
     return gram([whole(tensor)])[0, 0, 0]
-

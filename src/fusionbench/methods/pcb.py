@@ -44,17 +44,19 @@ def prepare_pcb(
     """
     for name, value in (("density", density), ("clip", clip)):
         if not isinstance(value, int | float):
-            raise ConfigError(f"method.{name} follows a schedule over tensors, but PCB ranks the whole model: give one.")
+            raise ConfigError(
+                f"method.{name} follows a schedule over tensors, but PCB ranks the whole model: give one."
+            )
 
     def magnitudes() -> Iterator[Floats]:
-        return (_rows(base, experts).abs().float().cpu().numpy() for _, base, experts in read())
+        return (_rows(base, experts).abs().cpu().numpy() for _, base, experts in read())
 
     low, high = _columns(order_statistics(magnitudes, lambda size: _clipped(clip, size)))
 
     def balances() -> Iterator[Floats]:
         for _, base, experts in read():
-            rows = _rows(base, experts).float().cpu()
-            yield _balance(rows, low, high, agreement)[1].numpy()
+            rows = _rows(base, experts)
+            yield _balance(rows, low.to(rows), high.to(rows), agreement)[1].cpu().numpy()
 
     floor, top = _columns(order_statistics(balances, lambda size: _kept(density, size)))
     return Bounds(low, high, floor, top)
@@ -104,12 +106,12 @@ def pcb(
     score = _unit(balance, bounds.floor.to(rows), bounds.top.to(rows))
     factors = torch.tensor(per_expert(weights, len(experts)), dtype=rows.dtype, device=rows.device)
     merged = (clipped * score * factors[:, None]).sum(0) / score.sum(0).clamp(min=1e-12)
-    return base + merged.view(base.shape) * scale
+    return base + (merged.view(base.shape) * scale).to(base.dtype)
 
 
 def _rows(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
-    """Return the task vectors as `(experts, entries)`."""
-    return torch.stack([(expert - base).reshape(-1) for expert in experts])
+    """Return the task vectors as `(experts, entries)` in float32, in which they are ranked."""
+    return torch.stack([(expert - base).reshape(-1) for expert in experts]).float()
 
 
 def _balance(rows: Tensor, low: Tensor, high: Tensor, agreement: Agreement) -> tuple[Tensor, Tensor]:

@@ -55,7 +55,7 @@ def sce(
     weights = _weights(deltas, thresholds)
     positive = _sum([delta.double() for delta in deltas]) >= 0
     merged, share = torch.zeros_like(base), torch.zeros_like(base)
-    for delta, weight in zip(deltas, weights, strict=True):
+    for delta, weight in zip(deltas, weights.unbind(), strict=True):
         agrees = torch.where(positive, delta > 0, delta < 0)
         merged = merged + torch.where(agrees, delta * weight, 0.0)
         share = share + torch.where(agrees, weight, 0.0)

@@ -19,6 +19,10 @@ from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
 
 PARTIAL = ".partial"
 SHARD_BYTES = 5_000_000_000
+REFUSALS = frozenset({
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EFBIG,
+})  # fmt: skip
+"""The operating system's words for a place that cannot be written to, other than that it is full."""
 
 
 class _Place(NamedTuple):
@@ -51,7 +55,7 @@ class CheckpointWriter:
             finish: writes the other files of the folder (configuration, tokenizer) before it is renamed.
         """
         self.folder = folder
-        self.partial = folder.with_name(folder.name + PARTIAL)
+        self.partial = folder.parent / (folder.name + PARTIAL)
         self._finish = finish
         self._shards = list(_split(specs, shard_bytes))
         self._metadata = {"format": "pt", **metadata}
@@ -65,9 +69,9 @@ class CheckpointWriter:
         return sum(spec.nbytes for shard in self._shards for spec in shard)
 
     def __enter__(self) -> "CheckpointWriter":
-        if self.folder.exists():
-            raise OutputError(f"{self.folder} exists; nothing is written over. Choose another folder or remove it.")
         with written_to(self.folder):
+            if self.folder.exists():
+                raise OutputError(f"{self.folder} exists; nothing is written over. Choose another folder or remove it.")
             shutil.rmtree(self.partial, ignore_errors=True)
             self.partial.mkdir(parents=True)
             try:
@@ -91,7 +95,7 @@ class CheckpointWriter:
             os.posix_fallocate(descriptor, 0, size) if hasattr(os, "posix_fallocate") else os.ftruncate(
                 descriptor, size
             )
-            os.pwrite(descriptor, header, 0)
+            _put(descriptor, header, 0)
             place = len(header)
             for spec in shard:
                 self._places[spec.name] = _Place(number, place)
@@ -107,10 +111,7 @@ class CheckpointWriter:
         place = self._places[name]
         offset = place.offset + start * self._items[name]
         with written_to(self.folder):
-            left = memoryview(content).cast("B")
-            while left:
-                done = os.pwrite(self._descriptors[place.file], left, offset)
-                left, offset = left[done:], offset + done
+            _put(self._descriptors[place.file], content, offset)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is not None:
@@ -145,6 +146,14 @@ class CheckpointWriter:
         shutil.rmtree(self.partial, ignore_errors=True)
 
 
+def _put(descriptor: int, content: memoryview | bytes, offset: int) -> None:
+    """Write all bytes; the system may take fewer at a time."""
+    left = memoryview(content).cast("B")
+    while left:
+        done = os.pwrite(descriptor, left, offset)
+        left, offset = left[done:], offset + done
+
+
 @contextmanager
 def written_to(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals into errors that name the folder and the fix.
@@ -157,7 +166,7 @@ def written_to(folder: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise OutputError(f"The disk of {folder} is full. Free some space or choose another folder.") from None
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in REFUSALS:
             raise OutputError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from None
         raise
 

@@ -3,23 +3,14 @@
 import difflib
 from collections.abc import Sequence
 
-from fusionbench.compat.fusion_bench_words import (
-    ALGORITHMS,
-    DEFAULT_POOL,
-    EIGHT,
-    KNOWN_AS,
-    POOLS,
-    TASKPOOLS,
-    TOP,
-    WITHOUT_EQUAL,
-    Algorithm,
-    Key,
-    Pool,
-)
+from fusionbench.compat.fusion_bench.algorithms import ALGORITHMS, KNOWN_AS, WITHOUT_EQUAL, Algorithm
+from fusionbench.compat.fusion_bench.keys import TOP, Key
+from fusionbench.compat.fusion_bench.pools import DEFAULT_POOL, EIGHT, POOLS, TASKPOOLS, Pool
 from fusionbench.errors import ConfigError
 from fusionbench.overrides import Override, parse
 from fusionbench.registry import methods
 
+__all__ = ["from_fusion_bench"]
 _PREFIXES = {"set": "", "add": "+", "force": "++", "delete": "~"}
 
 
@@ -47,7 +38,9 @@ class _Translator:
         self.notes: list[str] = []
         self.problems: list[str] = []
         self.pools: dict[str, str] = {}
-        self.algorithm = self._algorithm(method)
+        self.named = self._name(method)
+        ours = (algorithm for algorithm in ALGORITHMS.values() if algorithm.method == self.named.partition("/")[0])
+        self.algorithm = ALGORITHMS.get(self.named) or next(ours, None)
 
     def translate(self) -> tuple[list[str], tuple[str, ...]]:
         for text, override in self.overrides:
@@ -64,12 +57,10 @@ class _Translator:
             raise ConfigError("\n".join(self.problems))
         return [*self.first, *self.kept], tuple(self.notes)
 
-    def _algorithm(self, method: str | None) -> Algorithm | None:
-        """Return what is known of the method that the overrides, or else the file, name in their words or ours."""
+    def _name(self, method: str | None) -> str:
+        """Return the method that the overrides, or else the recipe's file, name, in their words or ours."""
         named = [o.values[0] for _, o in self.overrides if o and o.key == ("method",) and o.values and not o.sweeps]
-        name = str(named[-1] if named else method)
-        ours = (algorithm for algorithm in ALGORITHMS.values() if algorithm.method == name.partition("/")[0])
-        return ALGORITHMS.get(name) or next(ours, None)
+        return str(named[-1] if named else method)
 
     def _rule(self, key: tuple[str, ...]) -> Key | None:
         if key[0] == "method" and len(key) == 2:
@@ -80,7 +71,8 @@ class _Translator:
     def _translate(self, override: Override, rule: Key | None) -> None:
         """Keep an override, or what its rule makes of it."""
         path = ".".join(override.key)
-        if rule is None or rule.ours == path:
+        ours = self.algorithm is not None and self.algorithm.method == self.named.partition("/")[0]
+        if rule is None or (rule.ours == path and ours):
             self.kept.append(override.text)
         elif override.values and all(text.lower() in rule.nothing for text in override.spelled):
             self.notes.append(f"{override.text}: asks for nothing here; left out.")

@@ -1,21 +1,15 @@
-"""fusion-bench's names and keys (release 0.2.33), and what they are here."""
+"""fusion-bench's methods (release 0.2.33), and what they are here."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from fusionbench.compat.fusion_bench.keys import Key
 
 
 def density_of_threshold(text: str) -> str:
     """Return the kept share for a `threshold`, which is a percentage where it is above 1."""
     kept = float(text)
     return f"{kept / 100 if kept > 1 else kept:.12g}"
-
-
-def _first_batch(text: str) -> str:
-    """Return the number of examples in a task pool's batch, which is all that a quick run looks at."""
-    if text.lower() != "true":
-        raise ValueError("expected true or false")
-    return "128"
 
 
 def density_of_sparsity(text: str) -> str:
@@ -37,38 +31,6 @@ def normalize_of_merge_func(text: str) -> str:
     if text not in choices:
         raise ValueError("only mean and sum have an equal here")
     return choices[text]
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What one key of theirs is here: another key, or nothing for some values."""
-
-    ours: str = ""
-    """Our key; "" where there is none."""
-    read: Callable[[str], str] = str
-    """Our text for a value of theirs; raises ValueError for one that cannot be."""
-    nothing: tuple[str, ...] = ()
-    """Values that ask for nothing and are left out."""
-    else_say: str = ""
-    """What to do for any other value, where `ours` is ""."""
-
-
-class Pool(NamedTuple):
-    """What a model pool is here."""
-
-    suite: str
-    experts: tuple[str, ...] = ()
-    """Its experts; none for all of the suite's."""
-
-
-class TaskPool(NamedTuple):
-    """What a task pool is here."""
-
-    suites: tuple[str, ...]
-    """Suites that have its tasks and heads."""
-    tasks: tuple[str, ...] = ()
-    """Its tasks; none for all of the suite's."""
-    split: str = "test"
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,82 +187,3 @@ WITHOUT_EQUAL = {
     "lm_finetune": "see `fusionbench finetune`",
 }
 """What to do instead, by the folder of theirs."""
-
-TOP = {
-    "corruption": Key("tasks.corruption"),
-    "dry_run": Key(nothing=("false",), else_say="add --dry-run"),
-    "fabric.accelerator": Key("runtime.device", read=lambda text: {"gpu": "cuda"}.get(text, text)),
-    "fabric.devices": Key(nothing=("1", "auto"), else_say="one process runs on one device"),
-    "fabric.precision": Key(
-        nothing=("null", "32", "32-true"), else_say="sums are in float32; output.dtype sets the file's"
-    ),
-    "fabric": Key(nothing=("auto",), else_say="runtime.device and runtime.threads say where a run runs"),
-    "fast_dev_run": Key("tasks.limit", read=_first_batch, nothing=("false",)),
-    "merged_model_save_kwargs": Key(nothing=("null",), else_say="see output.dtype and output.shard_bytes"),
-    "merged_model_save_path": Key(nothing=("null",), else_say="write with --out DIR; the model is in DIR/model"),
-    "path": Key(else_say="write with --out DIR; the cache is in $FUSIONBENCH_CACHE"),
-    "print_config": Key(nothing=("true", "false"), else_say="see --dry-run"),
-    "print_function_call": Key(nothing=("true", "false"), else_say="there is none"),
-    "report_save_path": Key(nothing=("null", "false"), else_say="report.json is in the run's folder: --out DIR"),
-}
-"""Keys beside method, modelpool and taskpool; a key stands for all below it."""
-
-_CLIP = {"base-patch32": "b32", "base-patch16": "b16", "large-patch14": "l14"}
-_SETS = {"TA8": "ta8", "TALL14": "ta14", "TALL20": "ta20"}
-EIGHT = ("sun397", "stanford-cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd")
-_ROBUST = ("stanford-cars", "eurosat", "resisc45", "gtsrb")
-_SUBSETS = {
-    "generalization_exp1": ("sun397", "stanford-cars", "resisc45", "dtd", "svhn", "gtsrb"),
-    "generalization_exp2": ("sun397", "stanford-cars", "gtsrb", "eurosat", "dtd", "mnist"),
-    "robustness_clean": _ROBUST,
-    "robustness_corrupted": _ROBUST,
-    "svhn_and_mnist": ("svhn", "mnist"),
-    "sun397_and_cars": ("sun397", "stanford-cars"),
-    "sun397_and_dtd": ("sun397", "dtd"),
-    "cars_and_dtd": ("stanford-cars", "dtd"),
-    "sun397_cars_and_dtd": ("sun397", "stanford-cars", "dtd"),
-}
-DEFAULT_POOL = "CLIPVisionModelPool/clip-vit-base-patch32_TA8"
-POOLS = {
-    **{
-        f"CLIPVisionModelPool/clip-vit-{size}_{models}{only}": Pool(f"clip-vit-{short}/{suite}")
-        for size, short in _CLIP.items()
-        for models, suite in _SETS.items()
-        for only in ("", "_model_only")
-    },
-    **{
-        f"CLIPVisionModelPool/clip-vit-base-patch32_{models}": Pool("clip-vit-b32/ta8", experts)
-        for models, experts in _SUBSETS.items()
-    },
-    "CLIPVisionModelPool/clip-vit-base-patch16_TA8_lora": Pool("clip-vit-b16/ta8-lora"),
-    "OpenCLIPVisionModelPool/ViT-B-32_TA8": Pool("openclip-vit-b32/ta8"),
-    "OpenCLIPVisionModelPool/ViT-B-16_TA8": Pool("openclip-vit-b16/ta8"),
-    "OpenCLIPVisionModelPool/ViT-L-14_TA8": Pool("openclip-vit-l14/ta8"),
-    "gpt-2_glue": Pool("gpt2/glue7"),
-    "Seq2SeqLMPool/flan-t5-base_glue": Pool("flan-t5-base/glue8"),
-    "Seq2SeqLMPool/flan-t5-base_glue_lora16": Pool("flan-t5-base/glue8-lora"),
-    "Seq2SeqLMPool/flan-t5-large_glue_lora16": Pool("flan-t5-large/glue8-lora"),
-    "nyuv2_modelpool": Pool("resnet50/nyuv2"),
-}
-_CLASSIFICATION = "CLIPVisionModelTaskPool/clip-vit-classification_"
-TASKPOOLS = {
-    f"{_CLASSIFICATION}TA8": TaskPool(("clip-vit-b32/ta8",), EIGHT),
-    f"{_CLASSIFICATION}TA8_val": TaskPool(("clip-vit-b32/ta8",), EIGHT, split="validation"),
-    f"{_CLASSIFICATION}TA8_B16": TaskPool(("clip-vit-b16/ta8", "clip-vit-b16/ta8-lora"), EIGHT),
-    f"{_CLASSIFICATION}TA8_L14": TaskPool(("clip-vit-l14/ta8",), EIGHT),
-    f"{_CLASSIFICATION}TALL14": TaskPool(("clip-vit-b32/ta14",)),
-    f"{_CLASSIFICATION}TALL20": TaskPool(("clip-vit-b32/ta20",)),
-    "CLIPVisionModelTaskPool/clip-vit-base-patch32_robustness_corrupted": TaskPool(("clip-vit-b32/ta8",), _ROBUST),
-    "CLIPVisionModelTaskPool/clip-vit-base-patch32_svhn_and_mnist": TaskPool(("clip-vit-b32/ta8",), ("svhn", "mnist")),
-    "clip-vit-base-patch32_robustness_clean": TaskPool(("clip-vit-b32/ta8",), _ROBUST),
-    "clip-vit-base-patch32_robustness_corrupted": TaskPool(("clip-vit-b32/ta8",), _ROBUST),
-    "OpenCLIPVisionModelTaskPool/ViT-B-32_TA8": TaskPool(("openclip-vit-b32/ta8",)),
-    "OpenCLIPVisionModelTaskPool/ViT-B-16_TA8": TaskPool(("openclip-vit-b16/ta8",)),
-    "OpenCLIPVisionModelTaskPool/ViT-L-14_TA8": TaskPool(("openclip-vit-l14/ta8",)),
-    "gpt-2_glue": TaskPool(("gpt2/glue7",)),
-    "flan-t5_glue_text_generation": TaskPool(
-        ("flan-t5-base/glue8", "flan-t5-base/glue8-lora", "flan-t5-large/glue8-lora")
-    ),
-    "nyuv2_taskpool": TaskPool(("resnet50/nyuv2",)),
-}
-"""Task pools whose heads or tasks belong to another suite than the models have no equal."""

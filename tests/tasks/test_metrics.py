@@ -1,0 +1,22 @@
+import numpy as np
+import pytest
+
+from fusionbench.errors import ConfigError
+from fusionbench.tasks import ACCURACY, metric_named
+
+
+def test_accuracy_and_its_standard_error_by_hand() -> None:
+    # 3 of 4 are right: 0.75, and sqrt(0.75 * 0.25 / 4) = sqrt(0.046875) = 0.216506
+    value, stderr = ACCURACY.compute({"correct": np.array([True, False, True, True])})
+    assert value == 0.75
+    assert stderr == pytest.approx(0.2165063509)
+
+
+def test_accuracy_of_all_right_answers_has_no_standard_error() -> None:
+    assert ACCURACY.compute({"correct": np.ones(7, bool)}) == (1.0, 0.0)
+
+
+def test_a_metric_is_found_by_name_and_a_misspelt_one_gets_a_suggestion() -> None:
+    assert metric_named("accuracy") is ACCURACY
+    with pytest.raises(ConfigError, match=r"no metric named 'acuracy'.*accuracy"):
+        metric_named("acuracy")
