@@ -6,81 +6,33 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from fusionbench import registry
 from fusionbench.compat import from_fusion_bench, from_mergekit, load_recipe
 from fusionbench.compat.fusion_bench.algorithms import ALGORITHMS, KNOWN_AS
 from fusionbench.compat.fusion_bench.pools import POOLS, TASKPOOLS
-from fusionbench.compat.mergekit.words import METHODS, REQUIRED
+from fusionbench.compat.mergekit.words import METHODS
 from fusionbench.config import MethodConfig, Recipe, parse_document
 from fusionbench.errors import ConfigError
+from fusionbench.merge import merge
 from fusionbench.overrides import sweep
 from fusionbench.parameters import Density, PerExpert, Scale, describe
 from fusionbench.registry import Entry
 
-NAMES = [
-    "pretrained",
-    "individual",
-    "traditional_mtl",
-    "simple_average",
-    "weighted_average",
-    "greedy_soup",
-    "task_arithmetic",
-    "expo",
-    "ties",
-    "dare",
-    "della",
-    "breadcrumbs",
-    "magmax",
-    "slerp",
-    "nuslerp",
-    "multislerp",
-    "karcher",
-    "model_stock",
-    "sce",
-    "arcee_fusion",
-    "nearswap",
-    "passthrough",
-    "tsv_m",
-    "iso_c",
-    "iso_cts",
-    "wudi",
-    "knots",
-    "lines",
-    "opcm",
-    "pcb",
-    "emr",
-    "tall_mask",
-    "consensus",
-    "git_rebasin",
-    "zipit",
-    "fisher",
-    "regmean",
-    "regmean_plusplus",
-    "adamerging",
-    "concrete_task_arithmetic",
-    "concrete_adamerging",
-    "surgery",
-    "fw_merging",
-    "doge_ta",
-    "simple_ensemble",
-    "weighted_ensemble",
-    "max_model",
-    "depth_upscaling",
-    "moe_upscaling",
-    "moe_merging",
-    "wemoe",
-    "efficient_wemoe",
-    "pwe_moe",
-    "smile",
-    "singular_projection",
-    "recombination",
-    "rank_one_moe",
-    "bitdelta",
-]
+NAMES = """
+pretrained individual traditional_mtl simple_average weighted_average greedy_soup task_arithmetic expo ties dare della
+breadcrumbs magmax slerp nuslerp multislerp karcher model_stock sce arcee_fusion nearswap passthrough tsv_m iso_c
+iso_cts wudi knots lines opcm pcb emr tall_mask consensus git_rebasin zipit fisher regmean regmean_plusplus adamerging
+concrete_task_arithmetic concrete_adamerging surgery fw_merging doge_ta simple_ensemble weighted_ensemble max_model
+depth_upscaling moe_upscaling moe_merging wemoe efficient_wemoe pwe_moe smile singular_projection recombination
+rank_one_moe bitdelta
+"""
 """The design's list of methods."""
 
 
@@ -293,7 +245,7 @@ def test_the_shipped_variant_of_ties_is_what_fusion_bench_s_own_name_becomes() -
 
 def test_the_tables_name_methods_of_the_design_only() -> None:
     named = {a.method for a in ALGORITHMS.values()} | {*KNOWN_AS.values()} | {t.method for t in METHODS.values()}
-    assert named <= {*NAMES}
+    assert named <= {*NAMES.split()}
     assert {suite for pool in TASKPOOLS.values() for suite in pool.suites} <= SUITES
     assert all({*pool.experts} <= {*TASKPOOLS[TA8.split("=")[1]].tasks} for pool in POOLS.values())
 
@@ -439,7 +391,7 @@ dtype: bfloat16
 
 def test_every_key_that_is_not_followed_is_refused_at_once() -> None:
     document = yaml.safe_load("""
-merge_method: tise
+merge_method: passthru
 dtpye: float16
 slices: []
 tokenizer_source: union
@@ -458,7 +410,7 @@ out_dtype: int8
         "parameters, dtype, out_dtype, slices, modules, tokenizer_source, tokenizer, chat_template, name.",
         "slices cannot be honoured yet.",
         "tokenizer_source cannot be honoured yet.",
-        "merge_method: mergekit has no 'tise'. Did you mean ties?",
+        "merge_method: mergekit has no 'passthru'. Did you mean passthrough?",
         "models[0].weight is not a key of models[0]; it has: model, parameters.",
         "models[1]: expected {model: REF, parameters: {…}}, got {'mdl': 'c'}.",
         "models[2].model: a is there twice.",
@@ -567,41 +519,47 @@ def _real_index(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_built_in", lambda kind: real if kind == "method" else {})
 
 
-SETTLED = sorted(set(METHODS) - {"passthrough"})
-
-
-@pytest.mark.usefixtures("_real_index")
-@pytest.mark.parametrize("name", SETTLED)
-def test_every_parameter_of_a_mergekit_method_reads_against_the_real_index(name: str) -> None:
-    target = METHODS[name]
-    examples = {False: "true", True: "false", REQUIRED: 0.25, None: 1}
-    given = {key: examples.get(theirs.default, 0.25) for key, theirs in target.parameters.items()}
-    only_default = {"ties": {"rescale"}, "task_arithmetic": {"normalize"}, "multislerp": {"eps"}}.get(name, set())
-    given |= {key: target.parameters[key].default for key in only_default}
-    given |= {"max_iter": 7} if name == "karcher" else {}
-    document = {"merge_method": name, "base_model": "b", "models": [{"model": "x"}], "parameters": given}
-    method = Recipe.read(from_mergekit(document)[0]).method
-    plain = MethodConfig.read({"name": target.method, "compat": method.compat}).params
-    changed = {key for key, value in method.params.items() if value != plain[key]}
-    wanted = {theirs.ours or key for key, theirs in target.parameters.items() if not theirs.inert}
-    assert {*target.sets} <= {*method.params}
-    assert changed >= wanted - {"eps", "mode", "scale", "normalize", "rescale"}
+SPARSE = "weight: 0.5, density: 0.25, lambda: 2"
+THINNED = {"weights": 0.5, "density": 0.25, "scale": 2.0}
 
 
 @pytest.mark.usefixtures("_real_index")
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("name", "theirs", "ours"),
     [
-        ("{nuslerp_flatten: false}", "row"),
-        ("{nuslerp_flatten: false, nuslerp_row_wise: true}", "column"),
-        ("{}", "flat"),
-        ("{nuslerp_row_wise: true}", "flat"),
+        ("linear", "weight: 0.5, normalize: false", {"weights": 0.5, "normalize": False}),
+        ("linear", "weight: 1", {"normalize": True}),
+        ("task_arithmetic", "weight: 0.5, lambda: 2", {"weights": 0.5, "scale": 2.0}),
+        ("ties", f"{SPARSE}, normalize: false", {**THINNED, "combine": "sum", "scope": "tensor"}),
+        ("ties", "weight: 1", {"combine": "mean", "density": 1.0, "scale": 1.0, "zero_sign": "positive"}),
+        ("dare_linear", f"{SPARSE}, normalize: true, rescale: false",
+         {**THINNED, "combine": "linear", "normalize": True, "rescale": "none"}),
+        ("dare_ties", SPARSE,
+         {**THINNED, "combine": "ties", "normalize": False, "rescale": "norm", "ties_density": 1.0}),
+        ("breadcrumbs", f"{SPARSE}, gamma: 0.05, rescale: true",
+         {**THINNED, "combine": "linear", "top_drop": 0.05, "bottom_drop": None, "rescale": "norm"}),
+        ("breadcrumbs_ties", "weight: 1", {"combine": "ties", "density": 1.0, "top_drop": 0.01, "rescale": "none"}),
+        ("della", f"{SPARSE}, epsilon: 0.1",
+         {**THINNED, "combine": "ties", "epsilon": 0.1, "normalize": True, "rescale": "norm"}),
+        ("della_linear", "weight: 1", {"combine": "linear", "epsilon": 0.15, "normalize": False, "density": 1.0}),
+        ("slerp", "t: 0.25", {"t": 0.25, "zero_norm": "arc"}),
+        ("nuslerp", "weight: 0.5, nuslerp_flatten: false", {"weights": 0.5, "mode": "row"}),
+        ("nuslerp", "weight: 1, nuslerp_flatten: false, nuslerp_row_wise: true", {"mode": "column"}),
+        ("nuslerp", "weight: 1", {"mode": "flat"}),
+        ("nuslerp", "weight: 1, nuslerp_row_wise: true", {"mode": "flat"}),
+        ("multislerp", "weight: 0.5, normalize_weights: false, eps: 1.0e-8", {"weights": 0.5, "normalize": False}),
+        ("karcher", "max_iter: 7, tol: 0.001", {"max_iterations": 7, "tolerance": 0.001}),
+        ("model_stock", "filter_wise: true", {"granularity": "row", "clamp": False}),
+        ("sce", "select_topk: 0.1, int8_mask: true", {"select_topk": 0.1, "thresholds": "absolute"}),
+        ("nearswap", "t: 0.002", {"t": 0.002}),
+        ("arcee_fusion", "", {"at_zero": "all"}),
     ],
-)
-def test_two_switches_of_mergekit_are_one_choice_here(text: str, expected: str) -> None:
-    parameters = {"weight": 1, **yaml.safe_load(text)}
-    document = {"merge_method": "nuslerp", "models": [{"model": "x"}, {"model": "y"}], "parameters": parameters}
-    assert Recipe.read(from_mergekit(document)[0]).method.params["mode"] == expected
+)  # fmt: skip
+def test_a_mergekit_method_reads_against_the_real_index(name: str, theirs: str, ours: dict[str, Any]) -> None:
+    text = f"merge_method: {name}\nbase_model: b\nmodels: [{{model: x}}]\nparameters: {{{theirs}}}\n"
+    method = translated(text)["method"]
+    assert method["name"] == METHODS[name].method
+    assert {key: method[key] for key in ours} == ours
 
 
 @pytest.mark.usefixtures("_real_index")
@@ -614,3 +572,38 @@ def test_every_translated_method_of_fusion_bench_reads_against_the_real_index(th
     ours = {key.ours.removeprefix("method.") for key in algorithm.keys.values() if key.ours}
     assert ours <= {*recipe.method.params}
     assert {*algorithm.defaults} <= {*algorithm.keys}
+
+
+# mergekit's own output
+
+GOLDEN = Path(__file__).parent / "reference" / "golden" / "mergekit_recipes"
+
+
+def golden(name: str) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the tensors of a golden file, `folder/tensor` → tensor, and what its header says."""
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.mark.usefixtures("_real_index")
+def test_translated_recipes_merge_to_what_mergekit_wrote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tensors, about = golden("inputs")
+    for model in {key.split("/")[0] for key in tensors}:
+        Path(model).mkdir()
+        own = {key.partition("/")[2]: tensor for key, tensor in tensors.items() if key.startswith(f"{model}/")}
+        save_file(own, f"{model}/model.safetensors", {"format": "pt"})
+        Path(model, "config.json").write_text(about["config"])
+    expected, about = golden("outputs")
+    recipes = {name: text for name, text in json.loads(about["recipes"]).items() if "slices" not in text}
+    assert len(recipes) >= 5
+    for name, text in recipes.items():
+        Path(f"{name}.yml").write_text(text)
+        merge(load_recipe(f"{name}.yml")[0], Path("merged", name))
+        found = load_file(f"merged/{name}/model.safetensors")
+        theirs = {key.partition("/")[2]: tensor for key, tensor in expected.items() if key.startswith(f"{name}/")}
+        assert {*found} == {*theirs}
+        for key, tensor in theirs.items():
+            # with dtype: bfloat16 mergekit rounds after every operation, and we once
+            largest = 2**-7 * float(tensor.abs().max()) if "\ndtype: bfloat16" in text else 2e-6
+            torch.testing.assert_close(found[key], tensor, rtol=0, atol=largest, msg=f"{name}: {key}")

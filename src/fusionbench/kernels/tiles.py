@@ -12,6 +12,8 @@ BLOCK = 1 << 20
 """Entries of one job; sums are taken in blocks of this size in float64, whatever the threads."""
 WIDENED = frozenset({"BF16", "F16", "F32"})
 """Kinds that kernels take; others go through torch."""
+LIMITS = {"F16": 65520.0, "BF16": 2.0**128 - 2.0**119}
+"""The smallest numbers that round to infinity in kinds narrower than float32: half a step above the largest."""
 
 Raw = np.ndarray[Any, Any]
 
@@ -37,6 +39,15 @@ def narrow(values: Block, dtype: str, out: Raw, scratch: Raw) -> None:
     np.add(bits, scratch, out=bits)
     np.right_shift(bits, 16, out=bits)
     np.copyto(out, bits, casting="unsafe")
+
+
+def fits(values: Block, dtype: str) -> bool:
+    """Tell whether every entry is a number that `dtype` can hold after rounding: neither NaN nor too large."""
+    limit = LIMITS.get(dtype)
+    if limit is None:
+        return is_finite(values)
+    with np.errstate(invalid="ignore"):
+        return not len(values) or bool(np.maximum.reduce(values) < limit and np.minimum.reduce(values) > -limit)
 
 
 def is_finite(values: Block) -> bool:

@@ -16,8 +16,8 @@ from fusionbench.weights.plan import Site
 Rank = Literal["numerical", "full"]
 Others = Literal["mean", "keep"]
 GRAM = 3e-5
-"""Tolerance from which the eigenvectors of the smaller Gram matrix serve: their error is ε·(σ₁/σ)² ≤ 2.5e-7, at less than
-half the time of a singular value decomposition."""
+"""Tolerance from which the eigenvectors of the smaller Gram matrix serve: their error is ε·(σ₁/σ)² ≤ 2.5e-7, and they
+take less than half the time of a singular value decomposition."""
 
 
 class Factors(NamedTuple):
@@ -63,7 +63,7 @@ def mean_of(deltas: Sequence[Tensor]) -> Tensor:
 
 
 def rounding(like: Tensor) -> float:
-    """Return the share of the largest singular value below which one is rounding, max(m, n)·ε of the input's precision."""
+    """Return max(m, n)·ε of the input's precision: the share of σ₁ below which a singular value is rounding."""
     return max(like.shape) * float(torch.finfo(like.dtype).eps)
 
 
@@ -112,13 +112,13 @@ def polar(matrix: Tensor, limit: float | None) -> Tensor:
 def _svd(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the thin decomposition; where LAPACK's fast driver does not converge, the slow one's."""
     try:
-        return torch.linalg.svd(matrix, full_matrices=False)
-    except torch.linalg.LinAlgError:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         from scipy.linalg import svd
 
         parts = svd(matrix.cpu().numpy(), full_matrices=False, lapack_driver="gesvd")
         left, values, right = (torch.from_numpy(part).to(matrix.device) for part in parts)
-        return left, values, right
+    return left, values, right
 
 
 def adam(gradient: Callable[[Tensor], Tensor], like: Tensor, steps: int, rate: float) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fusionbench.kernels.selection import Keep, Thresholds, kept, thresholds, tiles_of
 from fusionbench.methods._method import merge_method
+from fusionbench.methods._quantiles import one_for_all
 from fusionbench.methods._rows import whole
 from fusionbench.methods._sparsify import largest
 from fusionbench.methods._spectral import adam, factors, is_matrix, oriented, rounding
@@ -18,17 +19,19 @@ Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
 Steps = Annotated[int, Range(0)]
 
 
-def prepare_doge(
-    read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, density: Any, keep: Keep
-) -> Thresholds | None:
-    """Find the cuts of the task vectors, each over all its matrices."""
+def prepare_doge(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, keep: Keep) -> Thresholds | None:
+    """Find the cuts of the task vectors, each over all its matrices.
+
+    Raises:
+        ConfigError: where the density differs from tensor to tensor.
+    """
 
     def matrices() -> Chunks:
         for site, base, experts in read():
             if is_matrix(base, site, embeddings=at[site.name]["embeddings"]):
                 yield site, base, experts
 
-    return thresholds(tiles_of(matrices), at, density=density, scope="model", keep=keep)
+    return thresholds(tiles_of(matrices), at, density=one_for_all(at, "density"), scope="model", keep=keep)
 
 
 @merge_method(
@@ -54,7 +57,7 @@ def doge_ta(
 ) -> Tensor:  # fmt: skip
     """Return θ₀ + Σᵢ λᵢ·(τᵢ + δ)⊙mᵢ with λᵢ = η/‖τᵢ‖ and a common δ (arXiv:2501.01230, §4).
 
-    δ starts at 0 and lowers Σⱼ ‖rowsum(τⱼ⊙(τⱼ − Σᵢ λᵢ(τᵢ + δ)))‖² by Adam, with each gradient projected out of the shared
+    δ starts at 0 and lowers Σⱼ ‖rowsum(τⱼ⊙(τⱼ − Σᵢ λᵢ(τᵢ + δ)))‖² by Adam, each gradient projected out of the shared
     subspace: the first ⌊r/s⌋ left singular vectors of the tasks' joined leading ⌊r/N⌋ ones, r = min(m, n). mᵢ keeps an
     expert's largest entries of all its matrices. Tensors that are no matrices keep the base.
 

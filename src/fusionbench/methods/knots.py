@@ -122,8 +122,8 @@ def _represented(
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Return the shared basis, which of its directions are kept (the first ones), and each expert's coordinates in it.
 
-    The left singular vectors of the joined matrices are the eigenvectors of the sum of their Gram matrices. The basis is
-    zero in directions that are dropped, and so are the coordinates; these are of the experts' own precision.
+    The left singular vectors of the joined matrices are the eigenvectors of the sum of their Gram matrices. In dropped
+    directions the basis and the coordinates are zero. The coordinates are of the experts' own precision.
     """
     matrices = [oriented(delta, site).double() for delta in deltas]
     if joined == "outputs":

@@ -26,12 +26,10 @@ class Prepared:
     alpha: float | None
 
 
-def prepare_lines(
-    read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, inner: Inner, alpha: Any
-) -> Prepared:
+def prepare_lines(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, inner: Inner) -> Prepared:
     """Prepare the inner method; where alpha is not given, weigh what it merges against the sum of the task vectors."""
     merge = prepared(_unscaled(inner), read, at)
-    if alpha is not None:
+    if all(own["alpha"] is not None for own in at.values()):
         return Prepared(merge, None)
     sums, merges, count = 0.0, 0.0, 1
     for site, base, experts in read():
@@ -90,7 +88,7 @@ def _unscaled(inner: Inner) -> InnerMerge:
     merge = inner_merge(inner, "lines")
     if merge.values.get("scale", 1.0) != 1.0:
         raise ConfigError(
-            f"method.inner.scale={merge.values['scale']}: the factors of lines take its place. Set method.inner.scale=1."
+            f"method.inner.scale={merge.values['scale']}: lines' own factors take its place. Set method.inner.scale=1."
         )
     return merge
 

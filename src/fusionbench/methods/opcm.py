@@ -54,8 +54,8 @@ def opcm(
 
     Each further task matrix is written in the singular vectors of the sum so far, τ = U·P·Vᵀ; P loses its diagonal and
     its leading q×q block, where the first q singular values make up no more than α of their sum. λ is the norm of the
-    sum over the mean norm of the task vectors, over the whole model. The paper rescales after every expert; those factors
-    cancel, since neither U, V nor q depends on them, so only the last one is left.
+    sum over the mean norm of the task vectors, over the whole model. The paper rescales after every expert; those
+    factors cancel, since neither U, V nor q depends on them, and only the last one is left.
 
     Args:
         base: the pretrained tensor, of any shape.

@@ -7,9 +7,8 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError
 from fusionbench.methods._method import merge_method
-from fusionbench.methods._quantiles import Floats, order_statistics, rank_above, rank_below
+from fusionbench.methods._quantiles import Floats, one_for_all, order_statistics, rank_above, rank_below
 from fusionbench.parameters import Density, PerExpert, Range, Scale, per_expert
 from fusionbench.weights.plan import Site
 
@@ -34,19 +33,13 @@ class Bounds:
     top: Tensor
 
 
-def prepare_pcb(
-    read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, density: Any, clip: Any, agreement: Agreement
-) -> Bounds:
+def prepare_pcb(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, agreement: Agreement) -> Bounds:
     """Find the bounds of each expert over the whole model: two passes for the magnitudes, two for the balances.
 
     Raises:
         ConfigError: where the density or the clip differs from tensor to tensor.
     """
-    for name, value in (("density", density), ("clip", clip)):
-        if not isinstance(value, int | float):
-            raise ConfigError(
-                f"method.{name} follows a schedule over tensors, but PCB ranks the whole model: give one."
-            )
+    density, clip = one_for_all(at, "density"), one_for_all(at, "clip")
 
     def magnitudes() -> Iterator[Floats]:
         return (_rows(base, experts).abs().cpu().numpy() for _, base, experts in read())
@@ -83,9 +76,9 @@ def pcb(
 ) -> Tensor:  # fmt: skip
     """Return θ₀ + λ·Σ wᵢ·sᵢ⊙cᵢ / Σ sᵢ with sᵢ the scores of competition balancing (arXiv:2410.02396, authors' code).
 
-    cᵢ is the task vector with its magnitudes clipped, nᵢ its magnitudes mapped to [0, 1], the balance
-    βᵢ = exp(N·nᵢ²)·tanh(τᵢ⊙Σⱼ τⱼ), and sᵢ the balances from their (1 − density)-quantile up, mapped to [0, 1]. Quantiles
-    and extremes are those of the whole model. An expert whose balances are all equal scores 0.
+    cᵢ is the task vector with its magnitudes clipped, nᵢ these magnitudes mapped to [0, 1], the balance
+    βᵢ = exp(N·nᵢ²)·tanh(τᵢ⊙Σⱼ τⱼ), and sᵢ the balances from their (1 − density)-quantile up, mapped to [0, 1].
+    Quantiles and extremes are those of the whole model. An expert whose balances are all equal scores 0.
 
     Args:
         base: the pretrained tensor, of any shape.

@@ -36,8 +36,8 @@ def wudi(
 ) -> Tensor:  # fmt: skip
     """Return θ₀ + X with X a minimum of Σᵢ ‖(X − τᵢ)·τᵢᵀ‖² / ‖τᵢ‖² (arXiv:2503.08099, §4.3).
 
-    With Adam X starts at Σ τᵢ and moves at most η a step, so the result lies between the sum and the minimum. The loss is
-    taken through Aᵢ = τᵢᵀτᵢ/‖τᵢ‖², once; experts that did not move a matrix have no term.
+    With Adam X starts at Σ τᵢ and moves at most η a step, so the result lies between the sum and the minimum. Only
+    Aᵢ = τᵢᵀτᵢ/‖τᵢ‖² of a task enters the loss; experts that did not move a matrix have no term.
 
     Args:
         base: the pretrained tensor, of any shape.
@@ -60,8 +60,8 @@ def wudi(
     if solver == "closed_form":
         merged = targets @ _inverse(grams, rounding(base) ** 2)
     else:
-        # The gradient at Σ τᵢ is a difference of large numbers, so it is taken in float64; what Adam adds to it is small
-        # beside it, so that the steps themselves need no more than float32.
+        # The gradient at Σ τᵢ is a difference of large numbers, so it is taken in float64. Beside it what Adam adds is
+        # small, so that the steps themselves need no more than float32.
         start, slope = (total @ grams - targets).float(), grams.float()
         moved = adam(lambda point: (point @ slope).add_(start).mul_(2), start, steps, learning_rate)
         merged = total + moved.double()
@@ -84,4 +84,5 @@ def _inverse(grams: Tensor, limit: float) -> Tensor:
     """Return the pseudo-inverse of a symmetric matrix without negative eigenvalues."""
     values, vectors = torch.linalg.eigh(grams)
     live = values > max(limit, _UNSAFE) * values[-1]
-    return (vectors * torch.where(live, 1 / torch.where(live, values, 1.0), 0.0)) @ vectors.T
+    inverse: Tensor = (vectors * torch.where(live, 1 / torch.where(live, values, 1.0), 0.0)) @ vectors.T
+    return inverse

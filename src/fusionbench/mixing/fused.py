@@ -16,7 +16,7 @@ from fusionbench.merge import copy_other_files
 from fusionbench.tasks import Output, Predictor, Task
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.tensors import Weights, as_bytes
-from fusionbench.weights.writer import CheckpointWriter
+from fusionbench.weights.writer import PARTIAL, CheckpointWriter, written_to
 
 Device = torch.device | str
 
@@ -86,11 +86,11 @@ class FusedWeights:
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain transformers loads: weights, configuration, tokenizer and processor of the base."""
-        specs = dict(self._base.specs)
-        for name, held in self._given.items():
-            specs[name] = specs_of(self.weights)[held]._replace(name=name)
-        ordered = list(specs.values())
-        with CheckpointWriter(folder, ordered, metadata={}, finish=lambda made: _finish(made, self._base)) as writer:
+        specs, fused = dict(self._base.specs), specs_of(self.weights)
+        specs |= {name: fused[own]._replace(name=name) for name, own in self._given.items()}
+        with CheckpointWriter(
+            folder, list(specs.values()), metadata={}, finish=lambda made: _finish(made, self._base)
+        ) as writer:
             for name in specs:
                 own = self._given.get(name)
                 writer.write(name, self._base.read(name) if own is None else as_bytes(self.weights[own]))
@@ -130,7 +130,9 @@ class PerTask:
             return self._model(self._weights[task.name]).for_task(task)
         if self._shared is None:
             own = ", ".join(self._weights) or "no task"
-            raise Skipped(f"{task.name} has no model of its own ({own} has), and there is no shared one.")
+            raise Skipped(
+                f"{task.name} has no model of its own (there are models for {own}) and there is no shared one."
+            )
         return self._model(self._shared).for_task(task)
 
     def save(self, folder: Path) -> None:
@@ -181,12 +183,13 @@ class FusedModule:
             raise OutputError(f"A {type(self.module).__name__} is no model that Hugging Face can save and load.")
         if folder.exists():
             raise OutputError(f"{folder} exists; nothing is written over. Choose another folder or remove it.")
-        partial = folder.with_name(folder.name + ".partial")
+        partial = folder.with_name(folder.name + PARTIAL)
         shutil.rmtree(partial, ignore_errors=True)
-        write(partial)
-        if self._base is not None:
-            copy_other_files(self._base, partial, "base")
-        partial.rename(folder)
+        with written_to(folder):
+            write(partial)
+            if self._base is not None:
+                copy_other_files(self._base, partial, "base")
+            partial.rename(folder)
 
 
 def _misfit(base: Source, name: str, spec: TensorSpec) -> str:

@@ -7,12 +7,13 @@ from pathlib import Path
 from fusionbench.config import SuiteConfig, TasksConfig
 from fusionbench.merge import Progress, silent
 from fusionbench.mixing import Fused, Skipped
-from fusionbench.mixing.build import family_of, fused_weights
+from fusionbench.mixing.build import fused_weights
 from fusionbench.records import MethodRef, MetricInfo, ModelFacts, Report, Score, SuiteRef, TaskScore, Variant
 from fusionbench.registry import methods
 from fusionbench.run.rows import read_rows, write_rows
 from fusionbench.run.setting import Setting, setting_of_suite
-from fusionbench.tasks import Task, TaskSpec, build_task, evaluate
+from fusionbench.suites.tasks import open_tasks
+from fusionbench.tasks import Task, evaluate
 from fusionbench.tasks.base import Rows
 from fusionbench.tasks.base import Score as TaskResult
 from fusionbench.weights.checks import fit
@@ -44,11 +45,9 @@ def build_tasks(setting: Setting) -> list[Task]:
     Raises:
         MissingData: where data, a split or a column is not there.
     """
-    if not setting.tasks:
+    if setting.suite is None:
         return []
-    family = family_of(setting.pool)
-    specs = {name: TaskSpec.model_validate(dict(spec)) for name, spec in setting.tasks.items()}
-    return [build_task(name, spec, family, setting.pool.reference) for name, spec in specs.items()]
+    return list(open_tasks(setting.suite.suite, setting.tasks, base=setting.pool.reference).values())
 
 
 def score(setting: Setting, fused: Fused, folder: Path | None = None, progress: Progress = silent) -> Scored:
@@ -90,7 +89,7 @@ def report_of(setting: Setting, scored: Scored, model: ModelFacts | None, notes:
     """Return the report of a run's scores."""
     recipe = setting.recipe
     suite = setting.suite
-    variant = Variant.build(scored.scores, scored.metrics, individual=setting.individual, model=model)
+    variant = Variant.build(scored.scores, scored.metrics, individual=setting.individual(), model=model)
     return Report.build(
         identity=setting.identity(),
         suite=SuiteRef(name=suite.suite.name, size=suite.size, seed=suite.seed, build=suite.build) if suite else None,

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
+from fusionbench.algorithm import Algorithm
 from fusionbench.config import Recipe
 from fusionbench.errors import ConfigError, Interrupted
-from fusionbench.algorithm import Algorithm
 from fusionbench.merge import Progress, merge, silent
 from fusionbench.mixing import Fused
 from fusionbench.mixing.build import fused_weights

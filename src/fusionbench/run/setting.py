@@ -1,16 +1,21 @@
 """From a recipe to what it speaks of: opened models, the tasks to score, and what names the run. No torch here."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fusionbench.algorithm import open_models
 from fusionbench.config import Recipe, SuiteConfig, TasksConfig, identity
 from fusionbench.errors import ConfigError
-from fusionbench.algorithm import open_models
 from fusionbench.merge import Pool, Progress, open_pool, tower_of
 from fusionbench.registry import families, methods, suggestion
 from fusionbench.suites.load import load_suite
 from fusionbench.suites.model import ResolvedSuite
+from fusionbench.weights.headers import Source
+
+RECORD = "fusionbench.json"
+"""What the fine-tuning left beside an expert."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +38,13 @@ class Setting:
     seen: frozenset[str]
     notes: tuple[str, ...] = ()
 
-    @property
-    def individual(self) -> Mapping[str, float] | None:
-        """Primary value of each expert on its own task's whole test split, where the suite knows it."""
+    def individual(self) -> dict[str, float] | None:
+        """Return the primary value of each expert on its own task's whole test split, where their records say it."""
         asked = self.recipe.tasks
-        whole = asked.limit is None and asked.corruption is None and asked.split == "test"
-        return self.suite.individual if self.suite is not None and whole else None
+        if asked.limit is not None or asked.corruption is not None or asked.split != "test":
+            return None
+        found = {task: _recorded(self.pool.experts[name], task) for name, task in self.pool.tasks.items() if task}
+        return {task: value for task, value in found.items() if value is not None} or None
 
     def family(self) -> str:
         """Return the name of the family that runs the models.
@@ -70,6 +76,15 @@ class Setting:
             versions=versions,
             build=self.suite.build if self.suite is not None else None,
         )
+
+
+def _recorded(expert: Source, task: str) -> float | None:
+    """Return the primary test score that an expert's own record has for a task."""
+    file = expert.folder / RECORD if expert.folder is not None else None
+    if file is None or not file.is_file():
+        return None
+    scores = json.loads(file.read_text()).get("scores", {}).get(task, {}).get("test", {})
+    return next((float(value) for value in scores.values()), None)
 
 
 def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:

@@ -121,7 +121,6 @@ class ResolvedSuite:
         seed: of the build, else None.
         build: build id, else None.
         notes: what a report should say of it, such as that some data are generated.
-        individual: each expert's primary value on its own task's whole test split, by task, where it is known.
     """
 
     suite: Suite
@@ -129,7 +128,6 @@ class ResolvedSuite:
     seed: int | None = None
     build: str | None = None
     notes: tuple[str, ...] = ()
-    individual: Mapping[str, float] | None = None
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
-from fusionbench.errors import ConfigError, NotFinite
+from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, State, Visit
 from fusionbench.kernels.tiles import BLOCK, TILE, WIDENED, Raw, is_finite, narrow, widen
 from fusionbench.registry import Entry, load_attribute
@@ -247,8 +247,8 @@ class _KernelWorker:
             out = self.buffers.out[:count]
             place = (output.name, start)
             self.kernel.apply(out, base, inputs, place, self.prepared, **job.step.parameters)
-            if not is_finite(out):
-                raise NotFinite(f"The result for {output.name} holds NaN or Inf. Nothing was written.")
+            if not fits(out, output.dtype):
+                raise bad_result(output, finite=is_finite(out))
             narrow(
                 out, output.dtype, result[start - job.start : start - job.start + count], self.buffers.scratch[:count]
             )
@@ -275,8 +275,8 @@ class _KernelWorker:
         raw = entries(self.plan.sources[place.source], place.spec, start, start + len(out))
         widen(raw, place.spec.dtype, out)
         if not is_finite(out):
-            self._refuse(place, start, out)
-
+            first = int(np.flatnonzero(~np.isfinite(out))[0])
+            raise bad_input(self.plan.sources[place.source].label, place.spec, start + first, out[first])
     def _read_delta(self, place: Input, start: int, base: Any, out: Any) -> None:
         if self.kernel.compiled and place.spec.dtype == "BF16":
             from fusionbench.kernels.compiled_tiles import deltas_of_bf16
@@ -286,13 +286,6 @@ class _KernelWorker:
                 return
         self._read(place, start, out)
         np.subtract(out, base, out=out)
-
-    def _refuse(self, place: Input, start: int, values: Any) -> None:
-        first = int(np.flatnonzero(~np.isfinite(values))[0])
-        spec = place.spec
-        index = ", ".join(str(i) for i in np.unravel_index(start + first, spec.shape)) if spec.shape else ""
-        label = self.plan.sources[place.source].label
-        raise NotFinite(f"{label}: {spec.name} holds {values[first]} at [{index}]. Nothing was written.")
 
 
 def total_entries(plan: Plan) -> int:

@@ -20,7 +20,8 @@ from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
 PARTIAL = ".partial"
 SHARD_BYTES = 5_000_000_000
 REFUSALS = frozenset({
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG, errno.EFBIG,
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
+    errno.EFBIG,
 })  # fmt: skip
 """The operating system's words for a place that cannot be written to, other than that it is full."""
 

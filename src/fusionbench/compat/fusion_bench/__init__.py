@@ -71,8 +71,7 @@ class _Translator:
     def _translate(self, override: Override, rule: Key | None) -> None:
         """Keep an override, or what its rule makes of it."""
         path = ".".join(override.key)
-        ours = self.algorithm is not None and self.algorithm.method == self.named.partition("/")[0]
-        if rule is None or (rule.ours == path and ours):
+        if rule is None or (rule.ours == path and self.named not in ALGORITHMS):
             self.kept.append(override.text)
         elif override.values and all(text.lower() in rule.nothing for text in override.spelled):
             self.notes.append(f"{override.text}: asks for nothing here; left out.")
@@ -85,6 +84,9 @@ class _Translator:
                 texts = [rule.read(text) for text in override.spelled]
             except ValueError as error:
                 self.problems.append(f"{override.text}: {error}.")
+                return
+            if rule.ours == path and texts == list(override.spelled):
+                self.kept.append(override.text)
                 return
             values = f"choice({texts[0]})" if override.sweeps and len(texts) == 1 else ",".join(texts)
             self.kept.append(f"{_PREFIXES[override.action]}{rule.ours}={values}")

@@ -45,7 +45,7 @@ class Values:
             if (theirs.ours or key) in ours:
                 whole = found[0] if all(value == found[0] for value in found) else each
                 values |= {} if whole is None else {theirs.ours or key: whole}
-            elif not all(_same(value, theirs.default) for value in found):
+            elif not all(_same(value, theirs.default_here) for value in found):
                 can = f"it can only do what {key}: {str(theirs.default).lower()} does"
                 self.problems.append(f"parameters.{key}: our {self.target.method} has no equal yet; {can}.")
         return values
@@ -75,7 +75,7 @@ class Values:
             if theirs.default is REQUIRED:
                 lacks = "has no value for tensors that no filter names" if given else "is missing"
                 self.problems.append(f"{model.path}.parameters.{key} {lacks}: {self.name} needs one for every model.")
-            entries.append({"value": theirs.default if theirs.words is None else theirs.words[theirs.default]})
+            entries.append({"value": theirs.default_here})
         only = entries[0]["value"]
         return only if len(entries) == 1 and not isinstance(only, list) else entries
 

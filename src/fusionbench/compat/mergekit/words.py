@@ -22,6 +22,11 @@ class Theirs:
     inert: bool = False
     """Whether it changes no number in mergekit either."""
 
+    @property
+    def default_here(self) -> Any:
+        """The default in our words."""
+        return self.default if self.words is None else self.words[self.default]
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

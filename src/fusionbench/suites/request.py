@@ -1,0 +1,50 @@
+"""What `fusionbench finetune` is asked for: which suite, which tasks, how, and with which settings. No torch here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import Field
+
+from fusionbench.config import Config, SuiteConfig
+from fusionbench.config.fields import Count, Names, Text
+from fusionbench.errors import ConfigError
+from fusionbench.finetune.recipe import FinetuneRecipe, Tuning, preset
+from fusionbench.overrides import apply
+
+
+class FinetuneRequest(Config):
+    """One call of `fusionbench finetune`; `recipe` has what is not at the preset's value."""
+
+    suite: SuiteConfig
+    tasks: Names | None = Field(default=None, description="which tasks; null: all of the suite")
+    tuning: Tuning = Field(default="full", description="what is trained of the tower")
+    mtl: bool = Field(default=False, description="one model on all tasks instead of one model each")
+    preset: Text | None = Field(default=None, description="settings of a paper or its code, such as clip/paper")
+    recipe: dict[str, Any] = Field(default={}, description="settings that differ from the preset's or the defaults")
+    checkpoint_every: Count = Field(default=500, description="steps between checkpoints")
+
+    @classmethod
+    def load(cls, overrides: Sequence[str]) -> "FinetuneRequest":
+        """Read a request from overrides.
+
+        Raises:
+            ConfigError: naming every wrong key and value.
+        """
+        document = apply({}, overrides)
+        # In a recipe a bare list of tasks is its seen ones; here it is only a list.
+        if isinstance(document.get("tasks"), dict):
+            document["tasks"] = document["tasks"].get("seen")
+        if "suite" not in document:
+            raise ConfigError("Say whose tasks: add suite=NAME, such as suite=mini/clip.")
+        request = cls.read(document, "The request")
+        request.settings()
+        return request
+
+    def settings(self) -> FinetuneRecipe:
+        """Return the whole recipe of the training.
+
+        Raises:
+            ConfigError: naming every wrong setting.
+        """
+        start = preset(self.preset) if self.preset is not None else FinetuneRecipe()
+        return FinetuneRecipe.read({**start.model_dump(), **self.recipe}, "The fine-tuning recipe")

@@ -1,0 +1,109 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusionbench.errors import ConfigError, MissingData
+from fusionbench.families import ImageProcessor
+from fusionbench.tasks import from_dataset, prepare
+from tiny_clip import noise
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Two splits of four and two images, saved by the datasets library, under names that are not ours."""
+    import datasets
+
+    features = datasets.Features(
+        {"img": datasets.Image(), "y": datasets.ClassLabel(names=["cat", "dog"]), "caption": datasets.Value("string")}
+    )
+
+    def split(count: int) -> datasets.Dataset:
+        images = [Image.fromarray(image) for image in noise(count, seed=count)]
+        rows = {"img": images, "y": [i % 2 for i in range(count)], "caption": ["?"] * count}
+        return datasets.Dataset.from_dict(rows, features=features)
+
+    folder = tmp_path_factory.mktemp("data") / "pets"
+    datasets.disable_progress_bars()
+    datasets.DatasetDict({"train": split(4), "valid": split(2)}).save_to_disk(folder)
+    yield folder
+    datasets.enable_progress_bars()
+
+
+COLUMNS = {"image": "img", "label": "y"}
+
+
+def test_a_saved_folder_is_read_by_its_splits_and_columns(saved: Path) -> None:
+    found = from_dataset(str(saved), splits={"train": "train", "test": "valid"}, **COLUMNS)
+    assert {split: raw.count for split, raw in found.splits.items()} == {"train": 4, "test": 2}
+    assert found.class_names == ("cat", "dog")
+    prepared = prepare(found.splits["test"], ImageProcessor(32))
+    assert np.array_equal(prepared.images, noise(2, seed=2))  # PNG keeps every byte
+    assert prepared.labels.tolist() == [0, 1]
+
+
+def test_without_a_map_the_splits_that_have_our_names_are_taken(saved: Path) -> None:
+    assert set(from_dataset(str(saved), **COLUMNS).splits) == {"train"}
+
+
+def test_the_digest_is_the_same_when_the_folder_is_opened_again_and_differs_by_split(saved: Path) -> None:
+    digests = [
+        from_dataset(str(saved), splits={"train": "train", "test": "valid"}, **COLUMNS).splits[split].digest
+        for split in ("train", "train", "test")
+    ]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_a_folder_of_a_single_split_and_a_folder_of_pictures_are_read(saved: Path, tmp_path: Path) -> None:
+    alone = from_dataset(str(saved / "train"), **COLUMNS)
+    assert {split: raw.count for split, raw in alone.splits.items()} == {"train": 4}
+    for number, name in enumerate(("cat", "dog")):
+        place = tmp_path / "pictures" / "train" / name
+        place.mkdir(parents=True)
+        Image.fromarray(noise(1, seed=number)[0]).save(place / "0.png")
+    pictures = from_dataset(str(tmp_path / "pictures"))
+    assert pictures.class_names == ("cat", "dog")
+    prepared = prepare(pictures.splits["train"], ImageProcessor(32))
+    assert np.array_equal(prepared.images[1], noise(1, seed=1)[0])
+
+
+def test_a_missing_split_names_those_there_are(saved: Path) -> None:
+    with pytest.raises(MissingData, match=r"pets has no split named holdout\. It has: train, valid\."):
+        from_dataset(str(saved), splits={"test": "holdout"}, **COLUMNS)
+
+
+def test_a_data_set_without_any_of_our_splits_says_how_to_name_them(saved: Path, tmp_path: Path) -> None:
+    import datasets
+
+    datasets.DatasetDict({"valid": datasets.load_from_disk(str(saved / "valid"))}).save_to_disk(tmp_path / "one")
+    with pytest.raises(MissingData, match=r"no split named train, validation or test\. It has: valid.*\{test: valid\}"):
+        from_dataset(str(tmp_path / "one"), **COLUMNS)
+
+
+def test_a_missing_column_names_those_there_are(saved: Path) -> None:
+    with pytest.raises(
+        MissingData, match=r"'train' of .*pets has no column image and no column label\. It has: img, y"
+    ):
+        from_dataset(str(saved))
+
+
+def test_labels_that_are_no_integers_are_refused_with_their_kind(saved: Path) -> None:
+    with pytest.raises(ConfigError, match=r"column 'caption' of .* holds string; labels must be integers"):
+        from_dataset(str(saved), image="img", label="caption")
+
+
+def test_a_data_set_that_is_nowhere_is_refused_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(MissingData, match=r"There is no data set at \./nowhere/at/all"):
+        from_dataset("./nowhere/at/all")
+    with pytest.raises(MissingData, match=r"The data set someone/nothing cannot be had: .*someone/nothing"):
+        from_dataset("someone/nothing")
+
+
+def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").write_text("nothing here")
+    with pytest.raises(MissingData, match="cannot be had"):
+        from_dataset(str(tmp_path))

@@ -1,0 +1,84 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fusionbench.families import Batch, load_module
+from fusionbench.families.clip import Clip
+from fusionbench.mixing import FusedModule
+from fusionbench.tasks import ImageTask, Predictor, Score, Task, evaluate, from_arrays, open_vocabulary_task
+from fusionbench.weights.sources import open_source
+from tiny_clip import noise
+
+pytestmark = pytest.mark.usefixtures("cache")
+BRIGHT = np.array([1, 1, 0, 1, 0, 0, 1, 0, 0, 1])
+"""Which of ten images are white; the others are black."""
+LABELS = np.array([1, 1, 0, 0, 0, 1, 1, 0, 0, 1])
+"""Two of them are labelled otherwise: the fourth and the sixth."""
+
+
+@pytest.fixture
+def task(clip_folder: Path) -> ImageTask:
+    images = np.repeat(BRIGHT.astype(np.uint8) * 255, 32 * 32 * 3).reshape(10, 32, 32, 3)
+    return open_vocabulary_task(
+        "brightness",
+        {"test": from_arrays(images, LABELS)},
+        class_names=["cat", "bird"],
+        templates=["a {}"],
+        family=Clip(),
+        base=open_source(clip_folder),
+    )
+
+
+class Brightness:
+    """A model that says 1 for a bright image."""
+
+    def for_task(self, task: Task) -> Predictor:
+        def predict(batch: Batch) -> torch.Tensor:
+            bright = batch["pixel_values"].mean(dim=(1, 2, 3))
+            return torch.stack([-bright, bright], dim=1)
+
+        return predict
+
+
+def test_a_score_by_hand(task: ImageTask) -> None:
+    scores, rows = evaluate(Brightness(), task, "test")
+    # 8 of 10 are right; sqrt(0.8 * 0.2 / 10) = 0.126491
+    assert scores == {"accuracy": Score(0.8, 10, pytest.approx(0.1264911064))}
+    assert rows == {}
+
+
+@pytest.mark.parametrize("batch", [1, 3, 10, 256])
+def test_rows_are_kept_in_the_datas_order_whatever_the_batch(task: ImageTask, batch: int) -> None:
+    found = evaluate(Brightness(), task, "test", batch=batch, keep_rows=True)
+    assert found.rows["correct"].tolist() == (BRIGHT == LABELS).tolist()
+
+
+def test_a_limit_scores_the_first_examples_only(task: ImageTask) -> None:
+    found = evaluate(Brightness(), task, "test", limit=4, batch=3)
+    assert found.scores["accuracy"][:2] == (0.75, 4)
+
+
+def test_two_evaluations_are_equal_and_make_no_graph(task: ImageTask, clip_folder: Path) -> None:
+    module = load_module(Clip(), open_source(clip_folder))
+    modes: list[bool] = []
+    module.visual_projection.register_forward_hook(lambda *_: modes.append(torch.is_inference_mode_enabled()))
+    fused = FusedModule(module, Clip())
+    assert evaluate(fused, task, keep_rows=True).scores == evaluate(fused, task).scores
+    assert modes == [True, True]
+
+
+def test_a_model_is_scored_as_a_loop_over_its_own_logits_scores_it(task: ImageTask, clip_folder: Path) -> None:
+    from transformers import AutoTokenizer, CLIPModel
+
+    images = noise(12, seed=4)
+    raw = from_arrays(images, np.arange(12) % 2)
+    other = ImageTask("noise", task.family, task.head, task.class_names, {"test": raw}, task.processor)
+    model = CLIPModel.from_pretrained(clip_folder)
+    tokens = AutoTokenizer.from_pretrained(clip_folder)(["a cat", "a bird"], padding=True, return_tensors="pt")
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.25)
+    with torch.inference_mode():
+        answers = model(pixel_values=pixels, **tokens).logits_per_image.argmax(dim=1)
+    found = evaluate(FusedModule(model, Clip()), other, batch=5, keep_rows=True)
+    assert found.rows["correct"].tolist() == (answers.numpy() == np.arange(12) % 2).tolist()

@@ -1,0 +1,423 @@
+import itertools
+import threading
+
+import pytest
+import torch
+from checkpoints import read_model, save_model
+from fusing import fuse, plan_for
+
+from fusionbench.errors import ConfigError, NotFinite
+from fusionbench.kernels import selection, tiles
+from fusionbench.registry import methods
+from fusionbench.weights import engine
+from fusionbench.weights.engine import in_order, run_plan, total_entries
+from fusionbench.weights.headers import WORDS
+from fusionbench.weights.tensors import MemorySink
+from fusionbench.weights.writer import CheckpointWriter
+
+SHAPES = {"embed": (70, 9), "a.weight": (33, 31), "a.bias": (33,), "one": (1,), "scale": (), "none": (0, 5), "b": (257,)}
+
+
+def model(seed: int, dtype: torch.dtype = torch.float32, size: float = 1.0) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    # Coarse numbers, so that many magnitudes are tied.
+    state = {n: (torch.randint(-9, 10, s, generator=generator) / 8 * size).to(dtype) for n, s in SHAPES.items()}
+    return {**state, "count": torch.tensor([seed, 7]), "mask": torch.tensor([seed % 2 == 0, True])}
+
+
+def models(count: int = 3, dtype: torch.dtype = torch.float32):
+    base = model(0, dtype)
+    experts = {}
+    for i in range(1, count + 1):
+        moved = model(i, dtype, 0.25)
+        experts[f"e{i}"] = {n: base[n] + t if t.is_floating_point() else t for n, t in moved.items()}
+    return base, experts
+
+
+CASES = {
+    "simple_average": ("simple_average", {}),
+    "weighted_average": ("weighted_average", {"weights": [0.5, 0.3, 0.7]}),
+    "weighted_deltas": ("weighted_average", {"weights": [0.5, 0.3, 0.7], "relative_to_base": True}),
+    "task_arithmetic": ("task_arithmetic", {"weights": [1, -1, 0.5]}),
+    "ties of the model": ("ties", {"density": 0.29}),
+    "ties of each tensor": ("ties", {"density": [0.1, 0.5, 1.0], "scope": "tensor", "combine": "sum"}),
+    "ties of what changed": ("ties", {"density": 0.4, "scope": "changed", "combine": "max"}),
+    "random ties": ("ties", {"density": 0.3, "trim": "random"}),
+    "majority ties": ("ties", {"density": 0.3, "zero_sign": "majority", "keep": "official"}),
+}
+
+
+def bits(state) -> dict[str, bytes]:
+    return {name: bytes(tensor.contiguous().view(-1).view(torch.uint8).numpy()) for name, tensor in state.items()}
+
+
+@pytest.fixture
+def small_tiles(monkeypatch):
+    """Make tiles and blocks so small that every tensor is cut."""
+
+    def resize(tile: int, block: int) -> None:
+        for module in (engine, tiles):
+            monkeypatch.setattr(module, "BLOCK", block)
+        for module in (engine, tiles, selection):
+            monkeypatch.setattr(module, "TILE", tile)
+
+    return resize
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_result_is_the_same_bits_whatever_the_tiles_the_blocks_and_the_threads(case, dtype, small_tiles):
+    method, parameters = CASES[case]
+    base, experts = models(dtype=dtype)
+    expected = bits(fuse(method, base, experts, parameters))
+    for tile, block in ((8, 8), (8, 64), (64, 192), (128, 1024), (7, 100), (1000, 3000)):
+        small_tiles(tile, block)
+        for threads in (1, 2, 4):
+            assert bits(fuse(method, base, experts, parameters, run={"threads": threads})) == expected
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_result_is_the_same_bits_whatever_the_order_of_the_tensors_in_the_files(case):
+    method, parameters = CASES[case]
+    base, experts = models()
+    expected = bits(fuse(method, base, experts, parameters))
+    turned = {name: dict(reversed(state.items())) for name, state in experts.items()}
+    assert bits(fuse(method, dict(reversed(base.items())), turned, parameters)) == expected
+
+
+def test_the_result_is_the_same_bits_whatever_the_shards(tmp_path):
+    from fusionbench.weights.checks import fit
+    from fusionbench.weights.plan import build_plan
+    from fusionbench.weights.sources import open_source
+
+    base, experts = models()
+    values = {p.name: p.default for p in methods["ties"].parameters}
+    results = []
+    for shards in (1, 2, 4):
+        origin = open_source(save_model(tmp_path / f"base{shards}", base, shards=shards))
+        sources = {n: open_source(save_model(tmp_path / f"{n}{shards}", s, shards=shards)) for n, s in experts.items()}
+        entry = methods["ties"]
+        plan = build_plan(origin, sources, fit(origin, sources), method="ties", parameters=entry.parameters, values=values)
+        sink = MemorySink([step.output for step in plan])
+        run_plan(plan, entry, sink, values=values, threads=2)
+        results.append(dict(sorted(bits(sink.weights).items())))
+    assert results[0] == results[1] == results[2]
+    assert results[0] == dict(sorted(bits(fuse("ties", base, experts)).items()))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_inputs_are_left_as_they_were(case):
+    method, parameters = CASES[case]
+    base, experts = models()
+    before = bits(base), {name: bits(state) for name, state in experts.items()}
+    fuse(method, base, experts, parameters)
+    assert (bits(base), {name: bits(state) for name, state in experts.items()}) == before
+
+
+def test_whole_numbers_and_switches_are_copied_from_the_base():
+    base, experts = models()
+    merged = fuse("task_arithmetic", base, experts, {"scale": 1.0})
+    assert merged["count"].tolist() == [0, 7]
+    assert merged["mask"].tolist() == [True, True]
+
+
+def test_whole_numbers_are_copied_from_the_first_expert_where_there_is_no_base():
+    _, experts = models()
+    assert fuse("simple_average", None, experts)["count"].tolist() == [1, 7]
+
+
+@pytest.mark.parametrize("method", ["simple_average", "ties", "task_arithmetic"])
+def test_single_numbers_and_tensors_without_entries_go_through(method):
+    base, experts = models()
+    merged = fuse(method, base, experts)
+    assert merged["scale"].shape == ()
+    assert merged["none"].shape == (0, 5)
+
+
+def test_widths_may_be_mixed_and_the_output_has_the_bases():
+    kinds = [torch.bfloat16, torch.float16, torch.float32]
+    base = {"w": torch.tensor([1.0, -2.0, 0.5], dtype=torch.float16)}
+    experts = {str(i): {"w": torch.tensor([2.0, 4.0, -0.5], dtype=kind)} for i, kind in enumerate(kinds)}
+    merged = fuse("task_arithmetic", base, experts, {"scale": 0.5})
+    assert merged["w"].dtype == torch.float16
+    assert merged["w"].tolist() == [1 + 0.5 * 3, -2 + 0.5 * 18, 0.5 - 0.5 * 3]
+
+
+def test_sums_are_rounded_once():
+    """Eight steps of 0.003 from 1.0: each is lost where the sum is kept in bfloat16, together they are three steps."""
+    base = {"w": torch.tensor([1.0], dtype=torch.bfloat16)}
+    experts = {str(i): {"w": torch.tensor([1.003])} for i in range(8)}
+    assert fuse("task_arithmetic", base, experts, {"scale": 1.0})["w"].item() == 1.0234375
+
+
+@pytest.mark.parametrize("kind", ["float64", "float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("stored", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_output_is_of_the_kind_that_is_asked_for_copied_tensors_too(kind, stored):
+    base = {"in.w": torch.tensor([1.5], dtype=stored), "out.w": torch.tensor([0.25, -3.0], dtype=stored)}
+    merged = fuse("task_arithmetic", base, {"x": base}, tower="in.", dtype=WORDS[kind])
+    assert {tensor.dtype for tensor in merged.values()} == {getattr(torch, kind)}
+    assert merged["out.w"].tolist() == [0.25, -3.0]
+
+
+def test_double_precision_is_kept_where_the_base_has_it():
+    base = {"w": torch.tensor([1.0], dtype=torch.float64)}
+    experts = {"x": {"w": torch.tensor([1 + 2.0**-40], dtype=torch.float64)}}
+    assert fuse("task_arithmetic", base, experts, {"scale": 1.0})["w"].item() == 1 + 2.0**-40
+
+
+PATHS = {"kernel": "task_arithmetic", "torch": "weighted_average", "compiled": "ties"}
+
+
+def parameters_of(path: str) -> dict[str, object]:
+    return {"relative_to_base": True} if path == "torch" else {}
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_an_entry_that_is_not_finite_is_named_with_its_model_its_tensor_and_its_place(path, value, kind, small_tiles):
+    small_tiles(4, 8)
+    base, experts = ({"w": torch.zeros(5, 6, dtype=kind)} for _ in range(2))
+    bad = experts["w"].clone()
+    bad[3, 2] = value
+    with pytest.raises(NotFinite, match=rf"signs: w holds {value} at \[3, 2\]\. Nothing was written"):
+        fuse(PATHS[path], base, {"digits": experts, "signs": {"w": bad}}, parameters_of(path))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_an_entry_of_the_base_that_is_not_finite_is_named(path):
+    base = {"w": torch.tensor([0.0, float("nan")])}
+    with pytest.raises(NotFinite, match=r"base: w holds nan at \[1\]"):
+        fuse(PATHS[path], base, {"x": {"w": torch.zeros(2)}}, parameters_of(path))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_single_number_that_is_not_finite_is_named(path):
+    with pytest.raises(NotFinite, match=r"x: w holds inf at \[\]"):
+        fuse(PATHS[path], {"w": torch.tensor(0.0)}, {"x": {"w": torch.tensor(float("inf"))}}, parameters_of(path))
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_result_that_overflows_is_an_error_that_names_the_tensor(path):
+    base, expert = {"w": torch.tensor([-3e38])}, {"w": torch.tensor([3e38])}
+    values = {"scale": 3.0} if path != "torch" else {"weights": 3.0, "normalize": False, "relative_to_base": True}
+    values |= {"density": 1.0} if path == "compiled" else {}
+    with pytest.raises(NotFinite, match="result for w"):
+        fuse(PATHS[path], base, {"x": expert, "y": expert}, values)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(("kind", "large"), [("F16", 60000.0), ("BF16", 3.3e38)])
+def test_a_result_that_the_output_cannot_hold_is_an_error_that_names_the_tensor(path, kind, large):
+    large = torch.tensor([large]).item()
+    base, expert = {"w": torch.tensor([0.0])}, {"w": torch.tensor([large])}
+    values = {"scale": 1.025} if path != "torch" else {"weights": 1.025, "normalize": False, "relative_to_base": True}
+    values |= {"density": 1.0} if path == "compiled" else {}
+    kept = {"scale": 1.0} if path != "torch" else {"weights": 1.0, "normalize": False, "relative_to_base": True}
+    kept |= {"density": 1.0} if path == "compiled" else {}
+    if kind == "F16":
+        values = {**values, **({"scale": 1.1} if path != "torch" else {"weights": 1.1})}
+    with pytest.raises(NotFinite, match="w"):
+        fuse(PATHS[path], base, {"x": expert}, values, dtype=kind)
+    assert torch.isfinite(fuse(PATHS[path], base, {"x": expert}, kept, dtype=kind)["w"]).all()
+
+
+def test_a_copied_tensor_that_the_output_cannot_hold_is_an_error_that_names_it():
+    base = {"in.w": torch.zeros(1), "out.w": torch.tensor([70000.0])}
+    with pytest.raises(NotFinite, match=r"out\.w"):
+        fuse("task_arithmetic", base, {"x": base}, tower="in.", dtype="F16")
+
+
+def test_a_copied_tensor_may_hold_what_it_holds():
+    """Masks of attention are full of minus infinity; they are outside what is fused."""
+    base = {"in.w": torch.zeros(1), "out.mask": torch.tensor([0.0, float("-inf")])}
+    assert fuse("task_arithmetic", base, {"x": base}, tower="in.")["out.mask"].tolist() == [0.0, float("-inf")]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_nothing_is_written_where_an_expert_holds_nan(threads, tmp_path, small_tiles):
+    small_tiles(4, 8)
+    base = {f"t{i}": torch.zeros(20) for i in range(20)}
+    bad = {**base, "t19": torch.full((20,), float("nan"))}
+    plan = plan_for("task_arithmetic", base, {"x": bad})
+    values = {"weights": 1.0, "scale": 1.0}
+
+    def write() -> None:
+        with CheckpointWriter(tmp_path / "out", [step.output for step in plan], metadata={}) as writer:
+            run_plan(plan, methods["task_arithmetic"], writer, values=values, threads=threads)
+
+    with pytest.raises(NotFinite):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_in_a_thread_stops_the_others(small_tiles):
+    small_tiles(4, 8)
+    base = {f"t{i:03}": torch.zeros(64) for i in range(200)}
+    bad = {**base, "t000": torch.full((64,), float("nan"))}
+    done = []
+    with pytest.raises(NotFinite):
+        fuse("task_arithmetic", base, {"x": bad}, run={"threads": 2, "advance": done.append})
+    assert sum(done) < 200 * 64 / 2
+
+
+def minimum(plan) -> int:
+    with pytest.raises(ConfigError) as error:
+        run_plan(plan, methods["ties"], MemorySink([]), values=DEFAULTS, memory=1)
+    assert "runtime.memory=1 bytes is too small" in str(error.value)
+    return int(str(error.value).split()[-1].rstrip(".").replace(",", ""))
+
+
+DEFAULTS = {p.name: p.default for p in methods["ties"].parameters}
+
+
+def test_a_memory_budget_that_is_too_small_is_refused_with_the_least_that_would_do():
+    base, experts = models()
+    plan = plan_for("ties", base, experts)
+    least = minimum(plan)
+    sink = MemorySink([step.output for step in plan])
+    with pytest.raises(ConfigError):
+        run_plan(plan, methods["ties"], sink, values=DEFAULTS, memory=least - 1)
+    run_plan(plan, methods["ties"], sink, values=DEFAULTS, memory=least)
+    assert bits(sink.weights) == bits(fuse("ties", base, experts))
+
+
+def test_a_memory_budget_bounds_the_threads(monkeypatch, small_tiles):
+    small_tiles(8, 8)
+    base = {f"t{i}": torch.zeros(64) for i in range(40)}
+    plan = plan_for("task_arithmetic", base, {"x": base})
+    least = minimum(plan_for("ties", base, {"x": base}))
+    seen: set[int] = set()
+    real = engine._run
+
+    def watch(*arguments):
+        seen.add(threading.get_ident())
+        real(*arguments)
+
+    monkeypatch.setattr(engine, "_run", watch)
+    values = {"weights": 1.0, "scale": 1.0}
+    sink = MemorySink([step.output for step in plan])
+    run_plan(plan, methods["task_arithmetic"], sink, values=values, threads=8, memory=2 * least - 1)
+    assert seen == {threading.get_ident()}
+
+
+def test_a_block_of_torch_takes_more_memory_than_a_tile_of_a_kernel():
+    """The kernel holds tiles; a torch function holds whole blocks of every expert."""
+    base, experts = models()
+    large = {"w": torch.zeros(1)}
+    kernel = plan_for("weighted_average", large, {"x": large})
+    least = []
+    for relative in (False, True):
+        values = {"weights": 1.0, "normalize": True, "relative_to_base": relative}
+        with pytest.raises(ConfigError) as error:
+            run_plan(kernel, methods["weighted_average"], MemorySink([]), values=values, memory=1)
+        least.append(int(str(error.value).split()[-1].rstrip(".").replace(",", "")))
+    assert least[1] >= 2 * tiles.BLOCK * 4 * 2 > least[0] / 2
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "passes"),
+    [
+        ("simple_average", {}, 1),
+        ("task_arithmetic", {}, 1),
+        ("weighted_average", {"relative_to_base": True}, 1),
+        ("ties", {"density": 1.0}, 1),
+        ("ties", {"density": 0.3, "scope": "model"}, 4),
+        ("ties", {"density": 0.3, "scope": "tensor"}, 2),
+        ("ties", {"density": 0.3, "scope": "model", "keep": "official"}, 3),
+    ],
+)
+def test_the_passes_over_the_inputs_are_counted(method, parameters, passes):
+    base, experts = models()
+    plan = plan_for(method, base, experts, parameters)
+    values = {p.name: p.default for p in methods[method].parameters} | parameters
+    reads: dict[tuple[str, str], int] = {}
+    for source in plan.sources:
+        real = source.read
+
+        def count(name, start=0, stop=None, *, label=source.label, real=real):
+            reads[label, name] = reads.get((label, name), 0) + 1
+            return real(name, start, stop)
+
+        source.read = count
+    found = run_plan(plan, methods[method], MemorySink([s.output for s in plan]), values=values, threads=1)
+    assert found == passes
+    assert reads["e1", "embed"] == passes
+
+
+def test_ties_without_a_tie_at_the_cut_need_no_pass_for_them():
+    base = {"w": torch.zeros(1000)}
+    experts = {"x": {"w": torch.arange(1.0, 1001.0)}}
+    plan = plan_for("ties", base, experts)
+    assert run_plan(plan, methods["ties"], MemorySink([s.output for s in plan]), values=DEFAULTS, threads=1) == 3
+
+
+def test_progress_counts_every_entry_once(small_tiles):
+    small_tiles(8, 16)
+    base, experts = models()
+    for method, threads in itertools.product(("task_arithmetic", "ties"), (1, 2)):
+        done: list[int] = []
+        fuse(method, base, experts, run={"threads": threads, "advance": done.append})
+        assert sum(done) == total_entries(plan_for(method, base, experts)) == sum(t.numel() for t in base.values())
+
+
+def test_a_method_that_needs_a_base_for_these_parameters_says_so():
+    _, experts = models()
+    with pytest.raises(ConfigError, match=r"method\.relative_to_base needs a base"):
+        fuse("weighted_average", None, experts, {"relative_to_base": True})
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_weights_that_cannot_be_normalised_are_an_error(relative):
+    base, experts = models(2)
+    with pytest.raises(ConfigError, match="sum to 0"):
+        fuse("weighted_average", base, experts, {"weights": [1.0, -1.0], "relative_to_base": relative})
+
+
+def test_a_density_for_each_expert_by_name_is_the_same_as_by_order():
+    base, experts = models()
+    by_order = fuse("ties", base, experts, {"density": [0.1, 0.5, 0.9]})
+    by_name = fuse("ties", base, experts, {"density": {"e3": 0.9, "e1": 0.1, "e2": 0.5}})
+    assert bits(by_order) == bits(by_name)
+    assert bits(by_order) != bits(fuse("ties", base, experts, {"density": [0.9, 0.5, 0.1]}))
+
+
+def test_a_density_that_follows_the_tensors_needs_cuts_of_tensors():
+    base, experts = models()
+    schedule = [{"value": 0.1, "filter": "embed"}, {"value": 0.9}]
+    with pytest.raises(ConfigError, match=r"method\.scope=tensor"):
+        fuse("ties", base, experts, {"density": schedule})
+    merged = fuse("ties", base, experts, {"density": schedule, "scope": "tensor"})
+    assert bits({"embed": merged["embed"]}) == bits(
+        {"embed": fuse("ties", base, experts, {"density": 0.1, "scope": "tensor"})["embed"]}
+    )
+    assert bits({"b": merged["b"]}) == bits({"b": fuse("ties", base, experts, {"density": 0.9, "scope": "tensor"})["b"]})
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_come_in_the_order_of_the_items(threads):
+    assert list(in_order(lambda item: item * item, range(50), threads)) == [i * i for i in range(50)]
+
+
+def test_no_more_is_begun_than_is_soon_needed():
+    begun = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return item
+
+    results = in_order(work, range(1000), 2)
+    next(results)
+    assert len(begun) <= 6
+    results.close()
+    assert len(begun) < 20
+
+
+def test_a_model_that_is_written_is_the_model_in_memory(tmp_path):
+    base, experts = models(dtype=torch.bfloat16)
+    plan = plan_for("ties", base, experts)
+    with CheckpointWriter(tmp_path / "out", [s.output for s in plan], metadata={}, shard_bytes=1500) as writer:
+        run_plan(plan, methods["ties"], writer, values=DEFAULTS, threads=2)
+    assert dict(sorted(bits(read_model(tmp_path / "out")).items())) == dict(
+        sorted(bits(fuse("ties", base, experts)).items())
+    )
