@@ -1,8 +1,6 @@
 """What every test runs under: no network, one thread, the same examples each time."""
 
 import os
-import sys
-from pathlib import Path
 
 # Both are read when the library that obeys them is imported.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -19,5 +17,3 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("repeatable")
-# The worked numbers and golden files are read by tests of several packages.
-sys.path.insert(0, str(Path(__file__).parent / "reference"))

@@ -64,8 +64,12 @@ def open_pool(recipe: Recipe) -> Pool:
 
     Raises:
         CheckpointError: where a model is missing or damaged.
-        ConfigError: where the method needs a base and the recipe has none.
+        ConfigError: where the recipe names no expert.
     """
+    if not recipe.experts:
+        raise ConfigError(
+            "There are no experts: name them with experts.NAME=REF, or fuse a suite's models with: fusionbench run."
+        )
     base = open_source(recipe.base) if recipe.base is not None else None
     experts = {name: open_source(expert.model) for name, expert in recipe.experts.items()}
     pool = Pool(base, experts, family=recipe.family)

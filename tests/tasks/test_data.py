@@ -1,4 +1,3 @@
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -6,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from fusionbench.errors import ConfigError
@@ -46,16 +46,24 @@ def test_images_of_other_sizes_are_prepared_one_by_one() -> None:
     assert np.array_equal(prepared.images[1], processor.prepare(Image.fromarray(noise(3, side=48)[1])))
 
 
-def test_a_split_is_read_once_whoever_asks(cache: Path) -> None:
+def test_a_split_is_read_once(cache: Path) -> None:
     raw, reads = counted(from_arrays(noise(3), LABELS))
-    asked = [threading.Thread(target=prepare, args=(raw, ImageProcessor(32))) for _ in range(4)]
-    for thread in asked:
-        thread.start()
-    for thread in asked:
-        thread.join()
-    prepare(raw, ImageProcessor(32))
+    for _ in range(2):
+        prepare(raw, ImageProcessor(32))
     assert len(reads) == 1
     assert len(list((cache / "splits").glob("*.npy"))) == 2  # images and labels
+
+
+def test_while_a_split_is_read_others_who_want_it_are_locked_out(cache: Path) -> None:
+    raw = from_arrays(noise(3), LABELS)
+
+    def read() -> tuple[Any, Any]:
+        (lock,) = (cache / "splits").glob("*.lock")
+        with pytest.raises(Timeout):
+            FileLock(lock).acquire(timeout=0)
+        return raw.read()
+
+    assert len(prepare(replace(raw, read=read), ImageProcessor(32)).images) == 3
 
 
 def test_other_data_processors_and_corruptions_are_prepared_apart() -> None:

@@ -18,13 +18,15 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two splits of four and two images, saved by the datasets library, under names that are not ours."""
     import datasets
 
+    number, text = datasets.Value("int64"), datasets.Value("string")
     features = datasets.Features(
-        {"img": datasets.Image(), "y": datasets.ClassLabel(names=["cat", "dog"]), "caption": datasets.Value("string")}
+        {"img": datasets.Image(), "y": datasets.ClassLabel(names=["cat", "dog"]), "fine": number, "caption": text}
     )
 
     def split(count: int) -> datasets.Dataset:
         images = [Image.fromarray(image) for image in noise(count, seed=count)]
-        rows = {"img": images, "y": [i % 2 for i in range(count)], "caption": ["?"] * count}
+        rows = {"img": images, "y": [i % 2 for i in range(count)], "fine": list(range(count))}
+        rows["caption"] = ["?"] * count
         return datasets.Dataset.from_dict(rows, features=features)
 
     folder = tmp_path_factory.mktemp("data") / "pets"
@@ -56,6 +58,9 @@ def test_the_digest_is_the_same_when_the_folder_is_opened_again_and_differs_by_s
         for split in ("train", "train", "test")
     ]
     assert digests[0] == digests[1] != digests[2]
+    fine = from_dataset(str(saved), image="img", label="fine")
+    assert fine.splits["train"].digest != digests[0]
+    assert fine.class_names is None
 
 
 def test_a_folder_of_a_single_split_and_a_folder_of_pictures_are_read(saved: Path, tmp_path: Path) -> None:

@@ -98,8 +98,9 @@ def test_heads_of_other_words_text_towers_and_scales_are_made_anew(clip_folder: 
         base.folder = source.folder
         zero_shot_head(Clip(), base, CLASSES, TEMPLATES)
     zero_shot_head(Clip(), source, CLASSES[:2], TEMPLATES)
+    zero_shot_head(Clip(), source, CLASSES[::-1], TEMPLATES)
     zero_shot_head(Clip(), source, CLASSES, TEMPLATES[:1])
-    assert len(list((cache / "heads").iterdir())) == 5
+    assert len(list((cache / "heads").iterdir())) == 6
 
 
 def test_another_vision_tower_shares_the_head(clip_folder: Path, cache: Path) -> None:

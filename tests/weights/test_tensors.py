@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from fusionbench.errors import NotFinite
 from fusionbench.weights.headers import TensorSpec, entries
 from fusionbench.weights.tensors import TORCH, LazyWeights, MemorySink, TensorSource, as_bytes, as_tensor, cast
 
@@ -33,8 +34,19 @@ def test_the_bytes_of_a_view_are_those_that_it_shows():
 
 def test_a_cast_rounds_to_the_nearest_even_once():
     values = torch.tensor([1.0, 1.00390625, 1.01171875, -0.0, 65504.0], dtype=torch.float64)
-    bits = torch.frombuffer(bytearray(cast(values.numpy(), "F64", "BF16")), dtype=torch.int16)
+    bits = torch.frombuffer(bytearray(cast(values.numpy(), "F64", TensorSpec("w", "BF16", (5,)))), dtype=torch.int16)
     assert [b & 0xFFFF for b in bits.tolist()] == [0x3F80, 0x3F80, 0x3F82, 0x8000, 0x4780]
+
+
+@pytest.mark.parametrize(("kind", "large"), [("F16", 65520.0), ("BF16", 3.4e38), ("F32", 3.5e38)])
+def test_a_cast_of_a_number_that_is_too_large_is_refused(kind, large):
+    with pytest.raises(NotFinite, match="w holds numbers too large for"):
+        cast(torch.tensor([1.0, large], dtype=torch.float64).numpy(), "F64", TensorSpec("w", kind, (2,)))
+
+
+def test_a_cast_leaves_infinity_as_it_is():
+    content = cast(torch.tensor([float("-inf")], dtype=torch.float64).numpy(), "F64", TensorSpec("w", "F16", (1,)))
+    assert bytes(content) == b"\x00\xfc"
 
 
 def test_a_state_dict_is_a_source():

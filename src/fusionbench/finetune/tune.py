@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fusionbench.errors import ConfigError, OutputError
 from fusionbench.families import load_module
 from fusionbench.families.base import Batch, Family
-from fusionbench.finetune.folder import write_expert
+from fusionbench.finetune.folder import RECORD, write_expert
 from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
 from fusionbench.tasks import evaluate
 from fusionbench.tasks.base import Output, Predictor, Split, Task
@@ -44,8 +44,8 @@ def finetune(
     Args:
         base: a folder, a file or a hub id.
         tasks: by name; all of the base's family.
-        out: the expert's folder; must not exist. An unfinished training is kept beside it, in `<out>.training`, and the
-            same call goes on with it.
+        out: the expert's folder; where it holds the finished model of the same call, nothing is done. An unfinished
+            training is kept beside it, in `<out>.training`, and the same call goes on with it.
         recipe: rates, steps, batch, seed.
         tuning: "full".
         device: "cpu", or "auto" for the first accelerator.
@@ -56,7 +56,7 @@ def finetune(
         The record that is written as `fusionbench.json`: tasks, recipe, base, scores on validation and test.
 
     Raises:
-        OutputError: where `out` exists.
+        OutputError: where `out` is there and holds anything else.
         ConfigError: where no task is given, or `<out>.training` belongs to another recipe.
         Interrupted: on Ctrl-C; the last checkpoint is kept.
     """
@@ -64,12 +64,8 @@ def finetune(
         raise ConfigError(f"There is no tuning {tuning!r}. Choose {', '.join(get_args(Tuning))}.")
     if not tasks:
         raise ConfigError("There is no task to fine-tune on. Name at least one.")
-    if out.exists():
-        raise OutputError(f"{out} exists; nothing is written over. Choose another folder or remove it.")
     source = open_source(base)
     family = next(iter(tasks.values())).family
-    module = load_module(family, source).float()
-    work = out.with_name(out.name + ".training")
     record = {
         "schema": 1,
         "base": source.fingerprint(),
@@ -78,6 +74,10 @@ def finetune(
         "tasks": {name: task.version for name, task in tasks.items()},
         "recipe": recipe.model_dump(mode="json"),
     }
+    if out.exists():
+        return _finished(out, record)
+    module = load_module(family, source).float()
+    work = out.with_name(out.name + ".training")
     _claim(work, record)
     loop = Loop(work, device=device, precision=recipe.precision, checkpoint_every=checkpoint_every, progress=progress)
     _train(module.to(loop.place), family, source, tasks, recipe, loop, out.name)
@@ -164,6 +164,19 @@ class _Trained:
 def score(module: nn.Module, task: Task, split: Split) -> dict[str, float]:
     """Return a module's metrics on a split of a task, by name."""
     return {name: score.value for name, score in evaluate(_Trained(module), task, split).scores.items()}
+
+
+def _finished(out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a folder that an equal call has made.
+
+    Raises:
+        OutputError: where it is another's.
+    """
+    place = out / RECORD
+    record: dict[str, Any] = json.loads(place.read_text()) if place.is_file() else {}
+    if any(record.get(key) != value for key, value in asked.items()):
+        raise OutputError(f"{out} exists; nothing is written over. Choose another folder or remove it.")
+    return record
 
 
 def _claim(work: Path, record: Mapping[str, Any]) -> None:

@@ -8,7 +8,20 @@ from typing import Any
 
 import numpy as np
 
+from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, Place
+
+
+def divisor(weights: Sequence[float]) -> float:
+    """Return Σ wᵢ, by which a weighted sum is divided.
+
+    Raises:
+        ConfigError: where it is zero.
+    """
+    total = sum(weights)
+    if abs(total) < 1e-12:
+        raise ConfigError(f"method.weights sum to {total}: they cannot be normalised. Add normalize=false.")
+    return total
 
 
 def _sum(out: Block, inputs: Block, weights: Sequence[float]) -> None:
@@ -34,7 +47,7 @@ def weighted_average(
     """Fill `out` with Σ wᵢ·θᵢ, divided by Σ wᵢ where `normalize`."""
     _sum(out, inputs, weights)
     if normalize:
-        np.divide(out, np.float32(sum(weights)), out=out)
+        np.divide(out, np.float32(divisor(weights)), out=out)
 
 
 def add_deltas(

@@ -67,8 +67,8 @@ def merge_agreeing(
                 merged[i] = merged[i] / agreeing[i] if agreeing[i] != zero else merged[i]
 
 
-def _prepare(scan: Scan, at: At, *, density: Any, scope: Scope, keep: Keep, **others: Any) -> Thresholds | None:
-    return thresholds(scan, at, density=density, scope=scope, keep=keep)
+def _prepare(scan: Scan, at: At, *, scope: Scope, keep: Keep, **others: Any) -> Thresholds | None:
+    return thresholds(scan, at, scope=scope, keep=keep)
 
 
 def _apply(

@@ -66,13 +66,13 @@ def kept(density: float, size: int, keep: Keep) -> int:
     return max(exact, min(1, size)) if keep == "at_least_one" else exact
 
 
-def thresholds(scan: Scan, at: At, *, density: Any, scope: Scope, keep: Keep = "exact") -> Thresholds | None:
+def thresholds(scan: Scan, at: At, *, scope: Scope, keep: Keep = "exact") -> Thresholds | None:
     """Return the cuts that keep each expert's share of largest magnitudes; None where nothing is trimmed.
 
     Args:
         scan: passes over the deltas.
-        at: each tensor's own parameters, where `density` may differ from tensor to tensor.
-        density: share to keep, in (0, 1]: one number, or one an expert.
+        at: each tensor's own parameters; of these, `density` is the share to keep, in (0, 1]: one number, or one an
+            expert.
         scope: the group within which magnitudes compete: all tensors, each tensor, or all that some expert changed.
         keep: `exact` keeps ⌊density·size⌋; `official` one more and all its ties, as the authors' code; `at_least_one`
             never empties a group.
@@ -80,10 +80,12 @@ def thresholds(scan: Scan, at: At, *, density: Any, scope: Scope, keep: Keep = "
     Raises:
         ConfigError: where the density differs from tensor to tensor but the scope does not.
     """
-    shares = {name: _shares(own["density"]) for name, own in at.items()} if scope == "tensor" else {}
-    whole = (1.0,) if shares else _shares(density)
-    if min(map(min, (whole, *shares.values()))) >= 1:
+    shares = {name: _shares(own["density"]) for name, own in at.items()}
+    if scope != "tensor" and len(set(shares.values())) > 1:
+        raise ConfigError("method.density differs from tensor to tensor: that needs method.scope=tensor.")
+    if min(map(min, shares.values()), default=1) >= 1:
         return None
+    whole = next(iter(shares.values()))
     groups, cuts = _first_pass(scan, scope, lambda name, size: _wanted(shares.get(name, whole), size, keep))
     prefixes = {name: _find(group.high, group.wanted) for name, group in groups.items()}
     found, ties = _second_pass(scan, prefixes, scope, official=keep == "official") if prefixes else ({}, {})
@@ -93,10 +95,7 @@ def thresholds(scan: Scan, at: At, *, density: Any, scope: Scope, keep: Keep = "
 
 
 def _shares(density: Any) -> tuple[float, ...]:
-    shares = tuple(density) if isinstance(density, Sequence) else (density,)
-    if not all(isinstance(share, int | float) for share in shares):
-        raise ConfigError("method.density follows a schedule over tensors: that needs method.scope=tensor.")
-    return shares
+    return tuple(density) if isinstance(density, Sequence) else (density,)
 
 
 @dataclass(slots=True)

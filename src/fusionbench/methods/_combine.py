@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError
+from fusionbench.kernels.combine import divisor
 
 Combine = Literal["linear", "ties"]
 Disjoint = Literal["mean", "sum", "max"]
@@ -47,13 +47,10 @@ def weighted_sum(deltas: Sequence[Tensor], factors: Sequence[float], *, normaliz
     Raises:
         ConfigError: where weights that are to be normalised sum to zero.
     """
-    total_weight = sum(factors)
-    if normalize and abs(total_weight) < 1e-12:
-        raise ConfigError(f"method.weights sum to {total_weight}: they cannot be normalised. Set normalize=false.")
     total = deltas[0] * factors[0]
     for delta, factor in zip(deltas[1:], factors[1:], strict=True):
         total = total + delta * factor
-    return total / total_weight if normalize else total
+    return total / divisor(factors) if normalize else total
 
 
 def elect(deltas: Sequence[Tensor], factors: Sequence[float], elect_on: ElectOn) -> Tensor:

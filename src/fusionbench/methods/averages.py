@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from fusionbench.errors import ConfigError
-from fusionbench.kernels.combine import AVERAGE, WEIGHTED_AVERAGE
+from fusionbench.kernels.combine import AVERAGE, WEIGHTED_AVERAGE, divisor
 from fusionbench.methods._method import merge_method
 from fusionbench.parameters import PerExpert, per_expert
 
@@ -72,9 +72,7 @@ def weighted_average(
         ConfigError: where normalised weights sum to zero, or the base is missing.
     """
     factors = per_expert(weights, len(experts))
-    total_weight = sum(factors)
-    if normalize and abs(total_weight) < 1e-12:
-        raise ConfigError(f"method.weights sum to {total_weight}: they cannot be normalised. Add normalize=false.")
+    total_weight = divisor(factors) if normalize else 1.0
     inputs = list(experts)
     if relative_to_base:
         if base is None:

@@ -33,10 +33,14 @@ class Prepared:
 
 def prepare_dare(
     read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, combine: Combine, rescale: Rescale,
-    ties_density: float, keep: Keep, zero_sign: ties_method.ZeroSign,
+    ties_density: Any, keep: Keep, zero_sign: ties_method.ZeroSign,
 ) -> Prepared:  # fmt: skip
     """Sum magnitudes where they are matched, and find the cuts of the thinned task vectors where TIES trims them."""
-    _check(combine, ties_density)
+    trims = {name: {**own, "density": own["ties_density"]} for name, own in at.items()}
+    if len({own["density"] for own in trims.values()}) > 1:
+        raise ConfigError(f"method.ties_density is one share of the whole model; got {ties_density} by tensor.")
+    for own in at.values():
+        _check(combine, own["ties_density"])
     ratios = _ratios(read(), at) if rescale == "norm" else {}
     if combine == "linear":
         return Prepared(ratios, None)
@@ -47,15 +51,13 @@ def prepare_dare(
             yield site, torch.zeros_like(base), _thin(base, experts, site, ratios=ratios, **own)
 
     cuts = ties_method.prepare_ties(
-        thinned, at, density=ties_density, weights=None, scope="model", keep=keep, trim="magnitude",
+        thinned, trims, density=ties_density, weights=None, scope="model", keep=keep, trim="magnitude",
         zero_sign=zero_sign, elect_on="weighted",
     )  # fmt: skip
     return Prepared(ratios, cuts)
 
 
-def _check(combine: Combine, ties_density: Any) -> None:
-    if not isinstance(ties_density, float | int):
-        raise ConfigError(f"method.ties_density is one number for the whole model, got {ties_density!r}.")
+def _check(combine: Combine, ties_density: float) -> None:
     if combine == "linear" and ties_density < 1:
         raise ConfigError(
             f"method.ties_density={ties_density} trims for TIES: add method.combine=ties, or leave it at 1."

@@ -26,12 +26,14 @@ def prepare_doge(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]]
         ConfigError: where the density differs from tensor to tensor.
     """
 
+    one_for_all(at, "density")
+
     def matrices() -> Chunks:
         for site, base, experts in read():
             if is_matrix(base, site, embeddings=at[site.name]["embeddings"]):
                 yield site, base, experts
 
-    return thresholds(tiles_of(matrices), at, density=one_for_all(at, "density"), scope="model", keep=keep)
+    return thresholds(tiles_of(matrices), at, scope="model", keep=keep)
 
 
 @merge_method(

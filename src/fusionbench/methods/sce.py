@@ -25,7 +25,7 @@ Thresholds = Literal["relative", "absolute"]
     exempt={
         "scale_zero": "there is no scale",
         "shift": "deltas are rounded differently when all inputs move, which can change selection and signs",
-        "single": "a single task vector has no variance: selection leaves nothing of it",
+        "single": "where entries are selected: a single task vector has no variance, so none of it is",
     },
     compat={"paper": {}, "mergekit": {"thresholds": "absolute"}},
 )

@@ -34,7 +34,7 @@ def prepare_ties(
 ) -> Prepared:  # fmt: skip
     """Find the cuts of all tensors, and where an exact tie follows the majority, that sign."""
     scan = tiles_of(read if trim == "magnitude" else lambda: _draws(read()))
-    cuts = thresholds(scan, at, density=density, scope=scope, keep=keep)
+    cuts = thresholds(scan, at, scope=scope, keep=keep)
     found = Prepared(cuts, 0.0)
     if zero_sign != "majority":
         return found

@@ -22,9 +22,10 @@ _UNSAFE = 1e-10
     category="merge",
     version=1,
     unit="tensor",
-    laws=("identity", "order", "shift"),
+    laws=("identity", "order"),
     exempt={
         "scale_zero": "there is no scale",
+        "shift": "Adam walks at full pace along a gradient that is only rounding",
         "single": "only matrices take part; other tensors keep the base",
     },
     compat={"paper": {}, "official": {}, "fusion_bench": {"embeddings": True, "others": "mean"}},

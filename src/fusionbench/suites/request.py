@@ -9,7 +9,7 @@ from fusionbench.config import Config, SuiteConfig
 from fusionbench.config.fields import Count, Names, Text
 from fusionbench.errors import ConfigError
 from fusionbench.finetune.recipe import FinetuneRecipe, Tuning, preset
-from fusionbench.overrides import apply
+from fusionbench.overrides import apply, expand_shorthands
 
 
 class FinetuneRequest(Config):
@@ -30,7 +30,7 @@ class FinetuneRequest(Config):
         Raises:
             ConfigError: naming every wrong key and value.
         """
-        document = apply({}, overrides)
+        document = expand_shorthands(apply({}, overrides))
         # In a recipe a bare list of tasks is its seen ones; here it is only a list.
         if isinstance(document.get("tasks"), dict):
             document["tasks"] = document["tasks"].get("seen")

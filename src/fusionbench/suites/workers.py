@@ -58,7 +58,7 @@ def run_here(work: Work, progress: Progress | None = None) -> None:
     with one_thread():
         for job in work.jobs:
             with _taken(work.out, job) as taken:
-                if taken and not (work.out / job.name).exists():
+                if taken:
                     finetune_suite(
                         work.suite,
                         work.out,

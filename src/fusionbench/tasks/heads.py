@@ -67,12 +67,12 @@ def zero_shot_head(
     if not place.is_file():
         module = base if isinstance(base, nn.Module) else load_module(family, base)
         _save(_embed(family, module, tokens, len(templates)), place)
+    # Read back even when just made: training cannot save tensors of inference mode for its backward pass.
     stored = load_file(place)
     return ZeroShotHead(stored["text"], float(stored["scale"]))
 
 
-# Not inference mode: training saves the head's rows for its backward pass.
-@torch.no_grad()
+@torch.inference_mode()
 def _embed(family: HasText, module: nn.Module, tokens: Batch, templates: int) -> dict[str, Tensor]:
     count = len(tokens["input_ids"])
     parts = [

@@ -17,8 +17,9 @@ import numpy as np
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, State, Visit
-from fusionbench.kernels.tiles import BLOCK, TILE, WIDENED, Raw, is_finite, narrow, widen
+from fusionbench.kernels.tiles import BLOCK, TILE, WIDENED, Raw, fits, is_finite, narrow, widen
 from fusionbench.registry import Entry, load_attribute
+from fusionbench.weights.finite import bad_input, bad_result
 from fusionbench.weights.headers import NUMPY, as_buffer, entries
 from fusionbench.weights.plan import Input, Plan, Step
 
@@ -82,18 +83,21 @@ def run_plan(
         from fusionbench.weights.tensors import TorchWorker
 
         unit = method.unit
+        held = BLOCK if unit == "element" else max((step.output.size for step in plan), default=0)
         worker: Any = TorchWorker(plan, method, device)
     else:
-        unit = "element"
+        unit, held = "element", TILE
         worker = _KernelWorker(plan, kernel)
-    threads = _threads(plan, unit, threads or os.cpu_count() or 1, memory)
+    threads = _threads(plan, held, threads or os.cpu_count() or 1, memory)
     worker.prepare(values, threads, passes)
     passes.count += 1
 
     def work(jobs: Sequence[Job]) -> None:
-        for job in jobs:
-            _run(plan, job, sink, worker)
-            advance(job.stop - job.start)
+        # What overflows is found in the result, and refused in words.
+        with np.errstate(over="ignore", invalid="ignore"):
+            for job in jobs:
+                _run(plan, job, sink, worker)
+                advance(job.stop - job.start)
 
     for _ in in_order(work, batches(plan, unit), threads):
         pass
@@ -122,9 +126,12 @@ def copied(plan: Plan, job: Job) -> memoryview:
     if not {source.spec.dtype, output.dtype} <= WIDENED:
         from fusionbench.weights.tensors import cast
 
-        return cast(raw, source.spec.dtype, output.dtype)
+        return cast(raw, source.spec.dtype, output)
     values: Block = np.empty(len(raw), np.float32)
     widen(raw, source.spec.dtype, values)
+    # What was infinite before may stay so.
+    if not fits(values, output.dtype) and not fits(values[np.isfinite(values)], output.dtype):
+        raise bad_result(output, finite=True)
     result: Raw = np.empty(len(raw), NUMPY[output.dtype])
     narrow(values, output.dtype, result, np.empty(len(raw), np.uint32))
     return as_buffer(result)
@@ -170,8 +177,8 @@ def in_order(work: Callable[[T], Any], items: Iterable[T], threads: int) -> Iter
                 future.cancel()
 
 
-def _threads(plan: Plan, unit: str, threads: int, memory: int | None) -> int:
-    """Return how many jobs may run at a time within the budget.
+def _threads(plan: Plan, held: int, threads: int, memory: int | None) -> int:
+    """Return how many jobs, each with `held` entries of every model, may run at a time within the budget.
 
     Raises:
         ConfigError: where not even one fits.
@@ -179,8 +186,7 @@ def _threads(plan: Plan, unit: str, threads: int, memory: int | None) -> int:
     if memory is None:
         return threads
     rows = max((len(step.experts) for step in plan), default=0) + 4
-    largest = max((step.output.size for step in plan), default=0)
-    job = (rows * TILE if unit == "element" else rows * largest) * 4 + 2 * BLOCK * 4
+    job = rows * held * 4 + 2 * BLOCK * 4
     if memory < job:
         raise ConfigError(f"runtime.memory={memory:,} bytes is too small: this merge needs at least {job:,}.")
     return max(1, min(threads, memory // job))
@@ -228,10 +234,11 @@ class _KernelWorker:
 
             def work(jobs: Sequence[Job]) -> State:
                 state: State = {}
-                for job in jobs:
-                    if job.step.action == "merge":
-                        for start, _, inputs in self._tiles(job):
-                            visit(state, (job.step.output.name, start), inputs)
+                with np.errstate(over="ignore"):
+                    for job in jobs:
+                        if job.step.action == "merge":
+                            for start, _, inputs in self._tiles(job):
+                                visit(state, (job.step.output.name, start), inputs)
                 return state
 
             yield from in_order(work, batches(self.plan, "element"), threads)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from fusionbench.errors import IncompatibleModels
+from fusionbench.weights.finite import bad_input
 from fusionbench.weights.headers import NUMPY, entries
 from fusionbench.weights.plan import Input, Plan, Step
 
@@ -15,11 +16,12 @@ Numbers = np.ndarray[Any, np.dtype[np.float64]]
 def merge_batch_norm(plan: Plan, step: Step) -> memoryview:
     """Return the merged running mean or variance as bytes.
 
-    The mean is Σ wᵢ·μᵢ; the variance is that of the mixture, Σ wᵢ·(σᵢ² + μᵢ²) − (Σ wᵢ·μᵢ)², with wᵢ the method's
-    weights divided by their sum, or 1/N.
+    The mean is μ = Σ wᵢ·μᵢ; the variance is that of the mixture, Σ wᵢ·(σᵢ² + (μᵢ − μ)²), with wᵢ the method's weights
+    divided by their sum, or 1/N.
 
     Raises:
         IncompatibleModels: where a variance has no mean beside it.
+        NotFinite: where a statistic is NaN or Inf.
     """
     count = len(step.experts)
     weights = _normalised(step.parameters.get("weights"), count)
@@ -27,12 +29,12 @@ def merge_batch_norm(plan: Plan, step: Step) -> memoryview:
     result = _weighted(weights, own)
     if step.output.name.endswith("running_var"):
         means = [_read(plan, _mean_of(plan, place)) for place in step.experts]
-        second = _weighted(weights, [v + m * m for v, m in zip(own, means, strict=True)])
-        result = second - _weighted(weights, means) ** 2
-    if step.output.dtype not in ("F16", "F32", "F64"):
+        mean = _weighted(weights, means)
+        result = _weighted(weights, [v + (m - mean) ** 2 for v, m in zip(own, means, strict=True)])
+    if step.output.dtype not in ("F32", "F64"):
         from fusionbench.weights.tensors import cast
 
-        return cast(result, "F64", step.output.dtype)
+        return cast(result, "F64", step.output)
     return memoryview(result.astype(NUMPY[step.output.dtype]).tobytes())
 
 
@@ -50,10 +52,14 @@ def _weighted(weights: Sequence[float], rows: Sequence[Numbers]) -> Numbers:
 
 
 def _read(plan: Plan, place: Input) -> Numbers:
-    raw = entries(plan.sources[place.source], place.spec)
-    if place.spec.dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
-    return raw.astype(np.float64)
+    source = plan.sources[place.source]
+    raw = entries(source, place.spec)
+    bits = place.spec.dtype == "BF16"
+    values: Numbers = ((raw.astype(np.uint32) << 16).view(np.float32) if bits else raw).astype(np.float64)
+    wild = np.flatnonzero(~np.isfinite(values))
+    if len(wild):
+        raise bad_input(source.label, place.spec, int(wild[0]), values[wild[0]])
+    return values
 
 
 def _mean_of(plan: Plan, variance: Input) -> Input:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import NotFinite
 from fusionbench.registry import Entry
 from fusionbench.weights.engine import Job, Passes, Sink, batches
+from fusionbench.weights.finite import bad_input, bad_result
 from fusionbench.weights.headers import Source, TensorSpec, as_buffer
 from fusionbench.weights.plan import Input, Plan, Site
 
@@ -29,7 +29,13 @@ Weights = Mapping[str, Tensor]
 
 def as_tensor(content: memoryview | np.ndarray[Any, Any], dtype: str, shape: Sequence[int]) -> Tensor:
     """Return bytes as a tensor of `dtype` (safetensors' word) and `shape`, on memory of its own."""
-    raw = np.array(np.frombuffer(content, np.uint8), copy=True)
+    return _shaped(np.array(np.frombuffer(content, np.uint8), copy=True), dtype, shape)
+
+
+def _shaped(raw: np.ndarray[Any, Any], dtype: str, shape: Sequence[int]) -> Tensor:
+    """Return the tensor that sees `raw` as its memory."""
+    if not raw.size:
+        return torch.empty(tuple(shape), dtype=TORCH[dtype])
     return torch.from_numpy(raw).view(TORCH[dtype]).view(tuple(shape))
 
 
@@ -39,9 +45,17 @@ def as_bytes(tensor: Tensor) -> memoryview:
     return as_buffer(flat.view(torch.uint8).numpy())
 
 
-def cast(raw: np.ndarray[Any, Any], source: str, target: str) -> memoryview:
-    """Return entries of one kind as the bytes of another, rounded once."""
-    return as_bytes(as_tensor(raw.view(np.uint8), source, (len(raw),)).to(TORCH[target]))
+def cast(raw: np.ndarray[Any, Any], source: str, output: TensorSpec) -> memoryview:
+    """Return entries of one kind as the bytes of another, rounded once.
+
+    Raises:
+        NotFinite: where the output's kind cannot hold a number.
+    """
+    wide = as_tensor(raw.view(np.uint8), source, (len(raw),))
+    result = wide.to(TORCH[output.dtype])
+    if bool((wide.to(torch.float64).isfinite() & ~result.to(torch.float64).isfinite()).any()):
+        raise bad_result(output, finite=True)
+    return as_bytes(result)
 
 
 class LazyWeights(Mapping[str, Tensor]):
@@ -122,10 +136,7 @@ class MemorySink:
     @property
     def weights(self) -> dict[str, Tensor]:
         """All tensors by name."""
-        return {
-            name: torch.from_numpy(raw).view(TORCH[self._specs[name].dtype]).view(self._specs[name].shape)
-            for name, raw in self._raw.items()
-        }
+        return {name: _shaped(raw, self._specs[name].dtype, self._specs[name].shape) for name, raw in self._raw.items()}
 
 
 class Chunk(NamedTuple):
@@ -173,9 +184,10 @@ class TorchWorker:
             result = self.function(
                 *((chunk.base,) if self.uses_base else ()), chunk.experts, **job.step.parameters, **extra
             )
-        if not bool(torch.isfinite(result).all()):
-            raise NotFinite(f"The result for {output.name} holds NaN or Inf. Nothing was written.")
-        sink.write(output.name, as_bytes(result.to(TORCH[output.dtype])), job.start)
+        written = result.to(TORCH[output.dtype])
+        if not bool(torch.isfinite(written.to(result.dtype)).all()):
+            raise bad_result(output, finite=bool(torch.isfinite(result).all()))
+        sink.write(output.name, as_bytes(written), job.start)
 
     def _chunk(self, job: Job) -> Chunk:
         step = job.step
@@ -193,8 +205,6 @@ class TorchWorker:
         content = source.read(place.spec.name, job.start, job.stop)
         tensor = as_tensor(content, place.spec.dtype, shape).to(self.device).to(wide)
         if not bool(torch.isfinite(tensor).all()):
-            where = tuple(int(i) for i in torch.nonzero(~torch.isfinite(tensor))[0])
-            raise NotFinite(
-                f"{source.label}: {place.spec.name} holds {tensor[where].item()} at {list(where)}. Nothing was written."
-            )
+            first = int(torch.nonzero(~torch.isfinite(tensor).flatten())[0])
+            raise bad_input(source.label, place.spec, job.start + first, tensor.flatten()[first].item())
         return tensor
