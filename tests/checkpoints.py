@@ -16,7 +16,7 @@ def entry(dtype: str, shape: list[int], begin: int, end: int) -> dict[str, Any]:
 
 
 def raw_safetensors(header: object, data: bytes = b"", length: int | None = None) -> bytes:
-    """The bytes of a file whose header says `header` (an object for JSON, or bytes) and lies about its length if told."""
+    """The bytes of a file with this header, an object for JSON or bytes, and with this lie about its length."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 

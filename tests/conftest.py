@@ -6,6 +6,9 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+from collections.abc import Callable
+
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -17,3 +20,18 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Make the engine's tiles and blocks so small that small tensors are cut: `small_tiles(tile, block)`."""
+    from fusionbench.kernels import selection, tiles
+    from fusionbench.weights import engine
+
+    def resize(tile: int, block: int) -> None:
+        for module in (engine, tiles):
+            monkeypatch.setattr(module, "BLOCK", block)
+        for module in (engine, tiles, selection):
+            monkeypatch.setattr(module, "TILE", tile)
+
+    return resize

@@ -326,6 +326,8 @@ def test_linear_merges_its_base_model_like_any_other() -> None:
     assert (recipe["base"], recipe["experts"]) == ("a", {"a": "a", "c": "c"})
     assert (recipe["method"]["weights"], recipe["method"]["normalize"]) == ({"a": 1.0, "c": 3.0}, False)
     assert recipe["output"]["dtype"] == "bfloat16"
+    both = translated(f"{text}parameters: {{weight: 3}}\ndtype: float32\nout_dtype: float16\n")
+    assert both["output"]["dtype"] == "float16"
     unlisted = translated("merge_method: linear\nbase_model: a\nmodels: [{model: c}]\nparameters: {weight: 3}\n")
     assert (unlisted["experts"], unlisted["method"]["weights"]) == ({"c": "c", "a": "a"}, 3.0)
 
@@ -560,6 +562,14 @@ def test_a_mergekit_method_reads_against_the_real_index(name: str, theirs: str, 
     method = translated(text)["method"]
     assert method["name"] == METHODS[name].method
     assert {key: method[key] for key in ours} == ours
+
+
+@pytest.mark.usefixtures("_real_index")
+def test_a_base_that_may_be_left_out_is_no_expert_where_it_is_listed() -> None:
+    text = "merge_method: nuslerp\nmodels: [{model: b}, {model: x}, {model: y}]\nparameters: {weight: 1}\n"
+    with_base, without = translated(f"{text}base_model: b\n"), translated(text)
+    assert (with_base["base"], [*with_base["experts"]]) == ("b", ["x", "y"])
+    assert (without["base"], [*without["experts"]]) == (None, ["b", "x", "y"])
 
 
 @pytest.mark.usefixtures("_real_index")

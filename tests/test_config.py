@@ -622,6 +622,15 @@ def test_ties_of_the_index_is_what_its_spec_says() -> None:
     assert theirs.compat == "fusion_bench"
 
 
+@pytest.mark.usefixtures("_real_index")
+def test_a_user_s_own_variant_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "presets/method/ties/fusion_bench.yaml"
+    own.parent.mkdir(parents=True)
+    own.write_text("name: ties\nscale: 9\n")
+    monkeypatch.chdir(tmp_path)
+    assert MethodConfig.read("ties/fusion_bench") == MethodConfig.read({"name": "ties", "scale": 9})
+
+
 def test_reading_recipes_needs_no_torch() -> None:
     code = (
         "import sys, fusionbench.config, fusionbench.compat; print(*{'torch', 'numpy', 'omegaconf'} & {*sys.modules})"

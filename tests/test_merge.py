@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
-from checkpoints import read_model, save_model
 from safetensors import safe_open
 
+from checkpoints import read_model, save_model
 from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, ConfigError, IncompatibleModels, NotFinite, OutputError
 from fusionbench.merge import bytes_per_entry, merge, open_pool, plan_of_recipe, tower_of
@@ -171,10 +171,14 @@ def test_a_merged_folder_is_a_model_of_transformers(tmp_path):
     merge(recipe(tmp_path, "method.scale=0.5", "output.shard_bytes=2000"), tmp_path / "out")
     loaded, report = transformers.LlamaForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
-    states = [transformers.LlamaForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("base", "digits", "signs")]
+    states = [
+        transformers.LlamaForCausalLM.from_pretrained(tmp_path / n).state_dict() for n in ("base", "digits", "signs")
+    ]
     name = "model.layers.1.mlp.up_proj.weight"
     base, one, two = (state[name].double() for state in states)
-    torch.testing.assert_close(loaded.state_dict()[name].double(), base + 0.5 * (one - base + two - base), rtol=0, atol=1e-7)
+    torch.testing.assert_close(
+        loaded.state_dict()[name].double(), base + 0.5 * (one - base + two - base), rtol=0, atol=1e-7
+    )
     assert loaded.lm_head.weight.data_ptr() == loaded.model.embed_tokens.weight.data_ptr()
 
 

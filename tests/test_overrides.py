@@ -343,13 +343,6 @@ def test_all_overrides_that_are_wrong_are_named_at_once() -> None:
     ]
 
 
-def test_a_value_that_an_override_sets_belongs_to_one_place() -> None:
-    text = "experts={a: p}"
-    first = apply({}, [text])
-    first["experts"]["a"] = "changed"
-    assert apply({}, [text]) == {"experts": {"a": "p"}}
-
-
 def test_references_take_the_value_of_their_key() -> None:
     document = {
         "seed": "3",

@@ -10,8 +10,8 @@ Names are imported when they are used, so that `import fusionbench` costs nothin
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusionbench.config import Recipe
     from fusionbench.algorithm import Algorithm, configure, fuse
+    from fusionbench.config import Recipe
     from fusionbench.run import evaluate_model
     from fusionbench.suites import ModelPool, Suite, TaskPool, load_suite
 

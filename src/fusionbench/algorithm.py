@@ -15,6 +15,7 @@ from fusionbench.config.method import complete
 from fusionbench.errors import ConfigError
 from fusionbench.merge import Pool, plan_of, tower_of
 from fusionbench.registry import Entry, methods
+from fusionbench.weights.adapters import AdaptedSource, is_adapter, open_adapter, open_experts
 from fusionbench.weights.engine import run_plan
 from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
@@ -147,8 +148,7 @@ def open_models(pool: Any) -> Pool:
         known = resolved.suite.tasks.tasks
         tasks = {name: resolved.suite.pool.task_of(name, known) for name in resolved.suite.pool.experts}
         return replace(open_models(resolved.suite.pool), tasks=tasks)
-    base = open_source(pool.base) if pool.base is not None else None
-    experts = {name: open_source(expert.model) for name, expert in pool.experts.items()}
+    base, experts = open_experts(pool.base, pool.experts)
     mtl = open_source(pool.mtl) if pool.mtl is not None else None
     opened = Pool(base, experts, mtl=mtl, tasks={name: expert.task or name for name, expert in pool.experts.items()})
     return replace(opened, tower=tower_of(opened.reference.config, pool.family), family=pool.family)
@@ -157,15 +157,17 @@ def open_models(pool: Any) -> Pool:
 def _open_mapping(models: Mapping[str, Any]) -> Pool:
     if not models or set(models) == {"base"}:
         raise ConfigError('A pool is a mapping such as {"base": model, "math": model, "code": model}.')
-    opened = {name: _open_one(name, model) for name, model in models.items()}
-    base = opened.pop("base", None)
+    base = _open_one("base", models["base"]) if "base" in models else None
+    opened = {name: _open_one(name, model, base) for name, model in models.items() if name != "base"}
+    if base is None:
+        base = next((source.base for source in opened.values() if isinstance(source, AdaptedSource)), None)
     pool = Pool(base, opened, tasks={name: name for name in opened})
     return replace(pool, tower=tower_of(pool.reference.config))
 
 
-def _open_one(name: str, model: Any) -> Source:
+def _open_one(name: str, model: Any, base: Source | None = None) -> Source:
     if isinstance(model, str | Path):
-        return open_source(model)
+        return open_adapter(model, base) if is_adapter(model) else open_source(model)
     if hasattr(model, "specs") and hasattr(model, "read"):
         source: Source = model
         return source

@@ -6,20 +6,25 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fusionbench.config import MethodConfig, Recipe, identity
-from fusionbench.errors import ConfigError
+from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.registry import Entry, families, load_attribute, methods
+from fusionbench.weights.adapters import AdapterBase, open_experts
 from fusionbench.weights.checks import fit
 from fusionbench.weights.engine import run_plan, total_entries
 from fusionbench.weights.headers import ITEM_BYTES, WORDS, Source
 from fusionbench.weights.plan import Plan, build_plan
+from fusionbench.weights.slices import plan_slices
 from fusionbench.weights.sources import open_source
 from fusionbench.weights.writer import CheckpointWriter
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 NOT_COPIED = ("*.index.json", "trainer_state.json", "training_args.json", "adapter_config.json", "fusionbench.json")
+STATISTICS = "statistics"
+"""The parameter of methods that look at data before the merge: a folder of what an earlier run saw."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
 
@@ -35,6 +40,8 @@ class Pool:
     mtl: Source | None = None
     tasks: Mapping[str, str | None] = field(default_factory=dict)
     """The task that each expert was trained on, where one is known."""
+    statistics: Mapping[str, Source] = field(default_factory=dict)
+    """What was collected of each expert's data, for methods that weigh by it."""
 
     @property
     def reference(self) -> Source:
@@ -44,6 +51,7 @@ class Pool:
     def fingerprints(self) -> dict[str, str]:
         """Return a digest of each model by name."""
         named = {**({"base": self.base} if self.base is not None else {}), **self.experts}
+        named |= {f"statistics/{name}": source for name, source in self.statistics.items()}
         return {name: source.fingerprint() for name, source in named.items()}
 
 
@@ -70,10 +78,42 @@ def open_pool(recipe: Recipe) -> Pool:
         raise ConfigError(
             "There are no experts: name them with experts.NAME=REF, or fuse a suite's models with: fusionbench run."
         )
-    base = open_source(recipe.base) if recipe.base is not None else None
-    experts = {name: open_source(expert.model) for name, expert in recipe.experts.items()}
-    pool = Pool(base, experts, family=recipe.family)
-    return replace(pool, tower=tower_of(pool.reference.config, recipe.family))
+    # A default is no choice: (IA)³ asks for one.
+    space = recipe.space if "space" in recipe.model_fields_set else None
+    pool = Pool(*open_experts(recipe.base, recipe.experts, space), family=recipe.family)
+    tower = "" if space == "adapter" else tower_of(pool.reference.config, recipe.family)
+    return with_statistics(replace(pool, tower=tower), recipe.method)
+
+
+def with_statistics(pool: Pool, method: MethodConfig) -> Pool:
+    """Return the pool with the stored statistics that a method names, if it names any.
+
+    Raises:
+        CheckpointError: where an expert's are missing.
+        ConfigError: where they were collected for another method, or of another model.
+    """
+    folder = method.params.get(STATISTICS)
+    if not isinstance(folder, str):
+        return pool
+    return replace(pool, statistics={name: _statistics(Path(folder), name, pool, method.name) for name in pool.experts})
+
+
+def _statistics(folder: Path, name: str, pool: Pool, method: str) -> Source:
+    if not (folder / name).is_dir():
+        raise CheckpointError(
+            f"method.{STATISTICS}={folder} has none of the expert {name!r}: no folder {folder / name}. "
+            "Give the folder that holds one a expert, such as <run>/artefacts/statistics."
+        )
+    source = open_source(folder / name)
+    text = getattr(source, "metadata", {})
+    expected = {"method": method, "model": pool.experts[name].fingerprint()}
+    for key, value in expected.items():
+        if text.get(key) != value:
+            raise ConfigError(
+                f"{folder / name} was collected for the {key} {text.get(key, 'unknown')}, here it is {value}. "
+                f"Leave method.{STATISTICS} out to collect anew."
+            )
+    return source
 
 
 def tower_of(config: Mapping[str, Any], family: str = "auto") -> str:
@@ -99,6 +139,13 @@ def plan_of(
         raise ConfigError(f"{entry.name} does not merge tensor by tensor; use it with: fusionbench run.")
     if pool.base is None and entry.base == "required":
         raise ConfigError(f"{entry.name} works on deltas to a base model: name one with base=REF.")
+    if STATISTICS in method.params and not pool.statistics:
+        pool = with_statistics(pool, method)
+        if not pool.statistics:
+            raise ConfigError(
+                f"{entry.name} weighs by statistics of each expert's data. Collect them with: fusionbench run suite=…; "
+                f"or name those of an earlier run: method.{STATISTICS}=RUN/artefacts/statistics."
+            )
     return build_plan(
         pool.base,
         pool.experts,
@@ -109,12 +156,31 @@ def plan_of(
         seed=seed,
         dtype=dtype if dtype == "base" else WORDS[dtype],
         batch_norm=batch_norm,
+        statistics=pool.statistics,
     )
 
 
 def plan_of_recipe(recipe: Recipe, pool: Pool) -> Plan:
-    """Return the plan of a recipe on its opened models; see `plan_of`."""
-    return plan_of(pool, recipe.method, seed=recipe.seed, batch_norm=recipe.batch_norm, dtype=recipe.output.dtype)
+    """Return the plan of a recipe on its opened models, slice by slice where it has slices; see `plan_of`."""
+    method, dtype = recipe.method, recipe.output.dtype
+    if recipe.slices is None:
+        return plan_of(pool, method, seed=recipe.seed, batch_norm=recipe.batch_norm, dtype=dtype)
+    entry = methods[method.name]
+    if entry.kind != "stream" or STATISTICS in method.params:
+        raise ConfigError(
+            f"{entry.name} cannot be used with slices: it does not merge tensor by tensor from files alone."
+        )
+    return plan_slices(
+        pool.base,
+        pool.experts,
+        recipe.slices,
+        method=entry.name,
+        origin=entry.base,
+        parameters=entry.parameters,
+        values=method.params,
+        seed=recipe.seed,
+        dtype=dtype if dtype == "base" else WORDS[dtype],
+    )
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -153,7 +219,7 @@ def merge(recipe: Recipe, folder: Path, progress: Progress = silent, pool: Pool 
         outputs,
         metadata={"fusionbench": json.dumps(header(recipe, entry, inputs), ensure_ascii=False)},
         shard_bytes=recipe.output.shard_bytes,
-        finish=lambda place: copy_other_files(pool.reference, place, recipe.output.dtype),
+        finish=lambda place: copy_other_files(pool.reference, place, recipe.output.dtype, plan.config),
     ) as writer:
         passes = run_plan(
             plan,
@@ -187,17 +253,27 @@ def header(recipe: Recipe, entry: Entry, inputs: Mapping[str, str]) -> dict[str,
     }
 
 
-def copy_other_files(source: Source, folder: Path, dtype: str) -> None:
-    """Copy configuration, tokenizer and templates of a model; the configuration says the output's kind of number."""
+def copy_other_files(
+    source: Source, folder: Path, dtype: str, changes: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Copy configuration, tokenizer and templates of a model.
+
+    The configuration says the output's kind of number, and what `changes` say of its layers.
+    """
+    if isinstance(source, AdapterBase):
+        source.complete(folder)
     if source.folder is None:
         return
     for pattern in COPIED:
         for path in sorted(source.folder.glob(pattern)):
             if path.is_file() and not any(path.match(skipped) for skipped in NOT_COPIED):
                 shutil.copyfile(path, folder / path.name)
-    if dtype != "base" and source.config:
-        config = {key: value for key, value in source.config.items() if key not in ("dtype", "torch_dtype")}
-        (folder / "config.json").write_text(json.dumps({**config, "dtype": dtype}, indent=2, sort_keys=True) + "\n")
+    if source.config and (changes or dtype != "base"):
+        config = {**source.config, **changes}
+        if dtype != "base":
+            config = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
+            config["dtype"] = dtype
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def bytes_per_entry(source: Source) -> dict[str, int]:

@@ -251,6 +251,8 @@ def _read_one(parameter: Parameter, value: JSON) -> JSON:
     if parameter.type == "string":
         if parameter.choices and value not in parameter.choices:
             raise ValueError(f"expected one of {', '.join(parameter.choices)}; got {value!r}")
+        if value is None or isinstance(value, Mapping):
+            raise ValueError(f"expected text, got {value!r}")
         return str(value)
     return _read_number(parameter, value)
 

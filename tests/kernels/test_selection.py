@@ -66,7 +66,16 @@ def scan_of(models: dict[str, np.ndarray], tile: int, order: list[str] | None = 
     return scan
 
 
-def trimmed(models, found, tile: int):
+def cuts(models, densities, scope, tile: int = 8, order=None, together: int = 3, keep="exact"):
+    """The thresholds that tiles of this size find; `densities` are those of every expert, or by tensor."""
+    by_tensor = densities if isinstance(densities, dict) else dict.fromkeys(models, densities)
+    at = {name: {"density": by_tensor[name]} for name in models}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(selection, "TILE", tile)
+        return thresholds(scan_of(models, tile, order, together), at, scope=scope, keep=keep)
+
+
+def trimmed(models, found, tile: int = 8):
     """What the cuts leave of every tensor."""
     result = {}
     for name, deltas in models.items():
@@ -127,31 +136,19 @@ def problems(draw):
 
 @pytest.mark.parametrize("keep", ["exact", "official", "at_least_one"])
 @pytest.mark.parametrize("scope", ["model", "tensor", "changed"])
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(problem=problems(), tile=st.sampled_from([3, 8, 100]), together=st.integers(1, 4))
 def test_what_is_kept_is_what_sorting_keeps(scope, keep, problem, tile, together):
     models, densities, order = problem
-    at = {name: {"density": tuple(densities)} for name in models}
-    real, selection.TILE = selection.TILE, tile
-    try:
-        found = thresholds(scan_of(models, tile, order, together), at, scope=scope, keep=keep)
-    finally:
-        selection.TILE = real
-    if found is None:
-        assert min(densities) == 1 or not any(deltas.size for deltas in models.values()) or not any(
-            deltas.any() for deltas in models.values()
-        )
-        return
-    left = trimmed(models, found, tile)
+    found = cuts(models, tuple(densities), scope, tile, order, together, keep)
+    left = models if found is None else trimmed(models, found, tile)
     expected = by_sorting(models, densities, scope, keep)
     assert {n: left[n].tolist() for n in models} == {n: expected[n].tolist() for n in models}
 
 
 def test_exactly_the_share_is_kept_where_every_magnitude_is_the_same():
     models = {name: np.full((2, 50), -1.0, np.float32) for name in "cab"}
-    at = {name: {"density": (0.29, 0.5)} for name in models}
-    found = thresholds(scan_of(models, 8, ["b", "c", "a"]), at, scope="model")
-    left = trimmed(models, found, 8)
+    left = trimmed(models, cuts(models, (0.29, 0.5), "model", order=["b", "c", "a"]))
     assert sum(np.count_nonzero(left[name][0]) for name in models) == 43
     assert sum(np.count_nonzero(left[name][1]) for name in models) == 75
     assert [np.count_nonzero(left[name][0]) for name in "abc"] == [43, 0, 0]
@@ -164,15 +161,13 @@ def test_the_cut_lies_between_neighbouring_floats():
     """Magnitudes that share their upper 16 bits are told apart by the lower ones."""
     values = np.arange(0x3F800000, 0x3F800000 + 1000, dtype=np.uint32).view(np.float32)
     models = {"t": np.random.default_rng(0).permutation(values)[None]}
-    found = thresholds(scan_of(models, 100), {"t": {"density": 0.1}}, scope="model")
-    assert sorted(trimmed(models, found, 100)["t"][0].tolist())[-101:] == [0.0, *values[-100:].tolist()]
+    assert sorted(trimmed(models, cuts(models, 0.1, "model"))["t"][0].tolist())[-101:] == [0.0, *values[-100:].tolist()]
 
 
 def test_only_changed_tensors_count_in_the_scope_changed():
     models = {"lora": np.array([[4.0, 3.0, 2.0, 1.0]], np.float32), "still": np.zeros((1, 16), np.float32)}
-    at = {name: {"density": 0.5} for name in models}
     kept_of = {
-        scope: np.count_nonzero(trimmed(models, thresholds(scan_of(models, 8), at, scope=scope), 8)["lora"])
+        scope: np.count_nonzero(trimmed(models, cuts(models, 0.5, scope))["lora"])
         for scope in ("model", "changed", "tensor")
     }
     assert kept_of == {"model": 4, "changed": 2, "tensor": 2}
@@ -180,8 +175,7 @@ def test_only_changed_tensors_count_in_the_scope_changed():
 
 def test_a_tensor_counts_as_changed_where_one_expert_changed_it():
     models = {"t": np.array([[0.0, 0.0], [1.0, 0.0]], np.float32), "u": np.array([[1.0, 2.0], [0, 0]], np.float32)}
-    at = {name: {"density": 0.5} for name in models}
-    left = trimmed(models, thresholds(scan_of(models, 8), at, scope="changed"), 8)
+    left = trimmed(models, cuts(models, 0.5, "changed"))
     assert left["t"].tolist() == [[0.0, 0.0], [1.0, 0.0]]
     assert left["u"].tolist() == [[1.0, 2.0], [0.0, 0.0]]
 
@@ -196,11 +190,10 @@ def test_nothing_is_scanned_where_everything_is_kept():
 
 def test_a_density_that_differs_from_tensor_to_tensor_needs_the_scope_tensor():
     models = {name: np.array([[3.0, 1.0, 2.0, 4.0]], np.float32) for name in "ab"}
-    at = {"a": {"density": 0.25}, "b": {"density": 0.75}}
     for scope in ("model", "changed"):
         with pytest.raises(ConfigError, match=r"method\.scope=tensor"):
-            thresholds(scan_of(models, 8), at, scope=scope)
-    left = trimmed(models, thresholds(scan_of(models, 8), at, scope="tensor"), 8)
+            cuts(models, {"a": 0.25, "b": 0.75}, scope)
+    left = trimmed(models, cuts(models, {"a": 0.25, "b": 0.75}, "tensor"))
     assert left["a"].tolist() == [[0.0, 0.0, 0.0, 4.0]]
     assert left["b"].tolist() == [[3.0, 0.0, 2.0, 4.0]]
 

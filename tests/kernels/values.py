@@ -10,7 +10,5 @@ def rows(most: int = 5, longest: int = 40) -> st.SearchStrategy[list[list[float]
     """A base and some experts: lists of one length."""
     sizes = st.tuples(st.integers(2, most + 1), st.integers(0, longest))
     return sizes.flatmap(
-        lambda size: st.lists(
-            st.lists(numbers, min_size=size[1], max_size=size[1]), min_size=size[0], max_size=size[0]
-        )
+        lambda size: st.lists(st.lists(numbers, min_size=size[1], max_size=size[1]), min_size=size[0], max_size=size[0])
     )

@@ -28,6 +28,9 @@ def test_the_largest_are_those_of_a_stable_sort():
 def test_ranks_count_from_the_smallest_ties_by_index():
     assert ranks(tensor([[4, -1, 3, 2], [1, 1, 0, -1]])).tolist() == [[3, 0, 2, 1], [1, 2, 0, 3]]
     assert ranks(torch.zeros(2, 0)).shape == (2, 0)
+    many = torch.randint(-9, 10, (3, 5000), generator=torch.Generator().manual_seed(0)).float()
+    order = np.argsort(np.abs(many.numpy()), axis=1, kind="stable")
+    assert ranks(many).numpy().tolist() == np.argsort(order, axis=1).tolist()
 
 
 def test_ranks_of_many_rows_are_ranks_of_each():

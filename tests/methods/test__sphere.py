@@ -25,6 +25,15 @@ def test_the_ends_of_an_arc_are_exact():
     assert arc(products([1, 2], [-2, 3]), 1.0).tolist() == [[0, 1]]
 
 
+def test_nearly_opposite_vectors_are_joined_by_a_line():
+    assert arc(products([1, 0], [-1, 0.001]), 0.25).tolist() == [[0.75, 0.25]]
+
+
+def test_directions_that_cancel_but_for_rounding_have_no_mean():
+    shares = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    assert mean_direction(products([1, 0], [-3, 1e-6]), shares).tolist() == [[0.5, 0.5]]
+
+
 def test_beyond_the_ends_the_arc_goes_on():
     first, second = arc(products([1, 0], [0, 1]), 1.5).squeeze(0).tolist()
     assert (first, second) == pytest.approx((-math.sqrt(0.5), math.sqrt(0.5)))

@@ -72,6 +72,11 @@ def test_density_1_is_task_arithmetic_bit_for_bit():
     assert torch.equal(result, task_arithmetic(base[""], inputs, weights=[1.0, -0.5, 2.0], scale=0.4))
 
 
+def test_normalised_the_sum_becomes_a_mean():
+    result = call(dare, [1.0], [[2.0], [5.0]], density=1.0, weights=[1, 3], normalize=True, scale=2.0)
+    assert result.item() == 1 + 2 * (1 * 1 + 3 * 4) / 4
+
+
 def test_each_expert_tensor_and_seed_has_a_mask_of_its_own():
     ones = torch.ones(2000)
     masks = [
@@ -143,6 +148,18 @@ def test_ties_density_trims_the_whole_thinned_task_vector():
     result = fuse("dare", base, experts, parameters)
     origin = {name: np.zeros(shape) for name, shape in SHAPES.items()}
     expected = independent.ties(origin, thinned(base, experts, 0.5, "inverse"), density=0.2)
+    for name, value in base.items():
+        torch.testing.assert_close(result[name], value + torch.tensor(expected[name]).float(), **NEAR)
+
+
+def test_ties_after_the_drop_can_count_and_break_ties_as_fusion_bench():
+    base, drawn = models(3, SHAPES)
+    experts = dict(zip("abc", drawn, strict=True))
+    parameters = {"density": 0.5, "combine": "ties", "ties_density": 0.2, "scale": 0.5}
+    result = fuse("dare", base, experts, {**parameters, **dare.entry.compat["fusion_bench"]})
+    origin = {name: np.zeros(shape) for name, shape in SHAPES.items()}
+    taus = thinned(base, experts, 0.5, "inverse")
+    expected = independent.official_ties(origin, taus, density=0.2, scale=0.5, combine="sum")
     for name, value in base.items():
         torch.testing.assert_close(result[name], value + torch.tensor(expected[name]).float(), **NEAR)
 

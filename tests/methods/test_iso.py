@@ -81,8 +81,9 @@ def test_tasks_never_ask_for_more_directions_than_there_are():
 
 def test_a_task_that_lies_within_the_common_space_adds_no_noise():
     # Both tasks are multiples of one matrix of rank one, which is the common direction.
-    line = tensor(np.outer([1.0, 2, 3, 4], [2.0, 0, 1, 1]))
-    merged = iso_cts(torch.zeros(4, 4), [line, line * 2], common=0.5)
+    random = np.random.default_rng(0)
+    line = tensor(np.outer(random.normal(size=6), random.normal(size=6)))
+    merged = iso_cts(torch.zeros(6, 6), [line, line * 2], common=0.5)
     assert torch.linalg.matrix_rank(merged, rtol=1e-4) == 1
 
 

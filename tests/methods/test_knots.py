@@ -7,6 +7,7 @@ from matrices import arrays, by_hand, draw, examples, gaps, place, tensor
 
 from fusing import fuse
 from fusionbench.errors import ConfigError
+from fusionbench.methods.breadcrumbs import breadcrumbs
 from fusionbench.methods.knots import _represented, knots
 
 FIRST, SECOND = tensor([[4, 0], [0, 1]]), tensor([[3, 0], [0, -2]])
@@ -83,6 +84,18 @@ def test_directions_below_the_tolerance_are_dropped_by_share_or_by_size():
             ZERO, [thin, ZERO], inner={"name": "task_arithmetic", "scale": 1.0}, cut=cut, tolerance=tolerance
         )
         torch.testing.assert_close(merged, tensor([[4, 0], [0, kept]]), atol=1e-7, rtol=0)
+
+
+def test_a_method_that_ranks_entries_is_not_given_those_of_dropped_directions():
+    base, experts = draw(2, {"narrow.weight": (7, 2)})
+    deltas = [expert["narrow.weight"] - base["narrow.weight"] for expert in experts.values()]
+    basis, live, parts = _represented(deltas, None, 1e-5, "relative", "inputs")
+    assert int(live.sum()) == 4
+    inner = {"name": "breadcrumbs", "density": 0.5, "top_drop": 0.0, "scale": 1.0}
+    parts = [part[:4] for part in parts]
+    expected = basis[:, :4].float() @ breadcrumbs(torch.zeros(4, 2), parts, density=0.5, top_drop=0.0, scale=1.0)
+    merged = fuse("knots", base, experts, {"inner": inner})["narrow.weight"] - base["narrow.weight"]
+    torch.testing.assert_close(merged, expected, atol=1e-6, rtol=0)
 
 
 def test_draws_are_taken_over_the_directions_that_there_are():

@@ -63,7 +63,7 @@ def test_opposite_task_vectors_keep_the_base_whatever_the_options():
 
 
 def test_an_angle_beyond_the_pole_keeps_the_base():
-    spread = [[1], [-1], [1], [-1]]  # mean angle 120 degrees of four: the share would be 4·(−.5)/(1−1.5) = 4
+    spread = [[1], [-1], [3], [-1]]  # mean angle 120 degrees of four: the share would be 4·(−.5)/(1−1.5) = 4
     assert call(model_stock, [0], spread, average="angle").tolist() == [0]
 
 

@@ -21,7 +21,7 @@ def test_near_entries_are_the_experts_and_far_ones_move_by_t():
 
 def test_near_entries_are_the_experts_bit_for_bit():
     base, (expert,) = models(1, {"": (1000,)})
-    result = call(nearswap, base[""], [expert[""]], t=10.0)
+    result = call(nearswap, 1000 * base[""], [expert[""]], t=1e6)
     assert torch.equal(result, expert[""])
 
 

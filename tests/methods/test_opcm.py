@@ -36,6 +36,8 @@ def test_the_cross_clears_the_leading_rows_and_columns():
     factor = (10**0.5 + 30**0.5) / 2 / 10**0.5
     torch.testing.assert_close(crossed, FIRST * factor)
     assert (opcm(ZERO, [FIRST, SECOND], alpha=0.8) - crossed).abs().max() > 0.5
+    # A share of exactly alpha is closed, as the first cumulative share above it is the first that stays open.
+    torch.testing.assert_close(opcm(ZERO, [FIRST, SECOND], alpha=0.75, projector="cross"), crossed)
 
 
 def test_the_result_has_the_mean_length_of_the_task_vectors():

@@ -44,6 +44,11 @@ def test_entries_of_all_tensors_compete():
     np.testing.assert_allclose(merged["big"], [5, 0], atol=1e-6)
 
 
+def test_a_model_of_one_entry_has_nothing_that_competes():
+    base, experts = {"w": tensor([1.0])}, {"a": {"w": tensor([2.0])}, "b": {"w": tensor([4.0])}}
+    assert fuse("pcb", base, experts)["w"].equal(base["w"])
+
+
 def test_many_experts_do_not_overflow():
     base = torch.zeros(50)
     random = torch.Generator().manual_seed(0)

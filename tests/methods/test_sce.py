@@ -47,6 +47,12 @@ def test_small_task_vectors_are_weighed_unless_thresholds_are_absolute():
     assert call(sce, [0], small, thresholds="absolute").item() == pytest.approx(2e-4)
 
 
+def test_an_entry_of_a_small_task_vector_alone_is_whole_unless_thresholds_are_absolute():
+    experts = [[1000, 0], [0, 0.01]]  # weights 1 and 1e-10
+    assert call(sce, [0, 0], experts).tolist() == pytest.approx([1000, 0.01])
+    assert call(sce, [0, 0], experts, thresholds="absolute").tolist() == pytest.approx([1000, 1e-6])
+
+
 @pytest.mark.parametrize("case", golden("mergekit", "sce"))
 def test_mergekit_gives_the_same(case):
     assert_golden(sce, case, **case.parameters)

@@ -66,6 +66,15 @@ def test_directions_that_no_task_has_stay_out_of_the_closed_form():
     torch.testing.assert_close(merged, tensor([[1, 1, 0], [0, 0, 0]]))
 
 
+def test_tasks_of_one_input_each_both_keep_their_outputs():
+    outputs = np.array([[3, 1, -2, 5], [1, 1, 4, 0]], float).T
+    inputs = np.array([[1, 2, 0, 7, 3], [2, -1, 1, 1, 5]], float).T
+    tasks = [np.outer(outputs[:, i], inputs[:, i]) for i in range(2)]
+    merged = wudi(torch.zeros(4, 5), [tensor(task) for task in tasks], solver="closed_form")
+    wanted = np.column_stack([task @ inputs[:, i] for i, task in enumerate(tasks)])
+    np.testing.assert_allclose(merged, wanted @ np.linalg.pinv(inputs), atol=1e-4)
+
+
 def test_tables_and_vectors_keep_the_base_unless_they_are_asked_for():
     site = place(role="embedding")
     assert wudi(ZERO, [FIRST, SECOND], site=site).equal(ZERO)

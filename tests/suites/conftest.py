@@ -14,9 +14,9 @@ __all__ = ["cache", "clip_folder", "other_clip_folder"]
 
 @pytest.fixture(scope="session")
 def tiny_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder for the whole session, one for all processes of pytest-xdist."""
+    """The cache of the end-to-end tests: one for the session, and for all processes of pytest-xdist."""
     own = tmp_path_factory.getbasetemp()
-    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny-cache"
+    return (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared-cache"
 
 
 @pytest.fixture(scope="session")

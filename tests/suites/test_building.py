@@ -1,10 +1,11 @@
+import errno
 import threading
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from fusionbench.errors import Interrupted
+from fusionbench.errors import Interrupted, OutputError
 from fusionbench.suites.building import build_once, stage
 
 
@@ -44,6 +45,14 @@ def test_an_interrupted_build_goes_on_where_it_stopped(tmp_path):
     build_once(tmp_path / "suite", lambda working: make(working, None))
     assert made == ["first", "second", "second", "second"]
     assert sorted(path.name for path in (tmp_path / "suite").iterdir()) == ["first", "second"]
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(tmp_path):
+    def fill(working: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(OutputError, match=r"The disk of .*suite is full"):
+        build_once(tmp_path / "suite", fill)
 
 
 def test_a_part_that_was_begun_is_made_anew(tmp_path):

@@ -1,4 +1,5 @@
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -70,13 +71,20 @@ def test_progress_counts_finished_models_and_the_steps_of_unfinished_ones(tmp_pa
     assert told[0] == ("experts", 14, 30)
 
 
-def test_a_job_that_another_process_has_is_left_to_it(tmp_path):
-    jobs = work(tmp_path / "out", "a")
+def test_a_job_that_another_process_has_is_left_to_it_and_waited_for(tmp_path):
+    jobs, passed = work(tmp_path / "out", "a"), threading.Event()
     (tmp_path / "out").mkdir()
-    with FileLock(tmp_path / "out/a.lock"):
-        run_here(jobs)
-    with pytest.raises(FusionBenchError):
-        run_here(jobs)
+    lock = FileLock(tmp_path / "out/a.lock")
+    with lock:
+        ours = threading.Thread(target=run_here, args=(jobs, lambda *news: passed.set()))
+        ours.start()
+        passed.wait()
+        assert ours.is_alive()
+        # the other process finishes
+        (tmp_path / "out/a").mkdir()
+        (tmp_path / "out/a/fusionbench.json").touch()
+    ours.join()
+    assert sorted(path.name for path in (tmp_path / "out/a").iterdir()) == ["fusionbench.json"]
 
 
 def test_a_worker_ends_with_2_for_what_the_user_must_mend(tmp_path, capsys):

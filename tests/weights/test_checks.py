@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from fusing import plan_for
 from fusionbench.errors import IncompatibleModels
 from fusionbench.weights.checks import fit
 from fusionbench.weights.tensors import TensorSource
@@ -57,7 +58,9 @@ def test_a_float_against_an_integer_is_a_difference_both_ways():
 
 def test_twenty_differences_are_spelled_out_and_the_rest_is_counted():
     names = [f"t{i:02}" for i in range(25)]
-    message = problems(model("base", same=1, **dict.fromkeys(names, 2)), x=model("x", same=1, **dict.fromkeys(names, 3)))
+    message = problems(
+        model("base", same=1, **dict.fromkeys(names, 2)), x=model("x", same=1, **dict.fromkeys(names, 3))
+    )
     assert "25 differences" in message
     assert "t19" in message
     assert "t20" not in message
@@ -144,7 +147,9 @@ def test_an_expert_with_a_longer_prefix_may_bring_a_head_beside_the_tower():
 
 def test_a_tensor_more_inside_the_tower_is_a_difference():
     base = model("base", vision__a=1, text__a=2)
-    assert "x: has vision.c 1, which base lacks" in problems(base, x=model("x", vision__a=1, vision__c=1), tower="vision.")
+    assert "x: has vision.c 1, which base lacks" in problems(
+        base, x=model("x", vision__a=1, vision__c=1), tower="vision."
+    )
 
 
 def test_a_tower_that_is_not_there_is_an_error():
@@ -162,7 +167,27 @@ def test_position_ids_that_only_some_versions_save_are_no_difference(where):
     assert fit(base, {"x": expert}).notes == ()
 
 
-def test_a_float_tensor_is_never_harmless():
+MASKS = {"h__0__attn__bias": torch.ones(1, 1, 3, 3).tril(), "h__0__attn__masked_bias": torch.tensor(-1e4)}
+
+
+@pytest.mark.parametrize("where", ["base", "expert"])
+@pytest.mark.parametrize("prefix", ["", "transformer__"])
+def test_masks_that_the_hubs_gpt2_holds_as_floats_are_no_difference(where, prefix):
+    masked, plain = {"h__0__w": 2, "wte": 3, **MASKS}, {"h__0__w": 2, "wte": 3}
+    of_base, of_expert = (masked, plain) if where == "base" else (plain, masked)
+    expert = {prefix + name: tensor for name, tensor in of_expert.items()}
+    found = fit(model("base", **of_base), {"x": model("x", **expert)})
+    assert found.scope == ("h.0.w", "wte")
+
+
+def test_masks_are_copied_from_the_base():
+    base = {"h.0.w": torch.zeros(2), "h.0.attn.bias": torch.ones(1, 1, 3, 3).tril()}
+    plan = plan_for("task_arithmetic", base, {"x": {"h.0.w": torch.ones(2)}})
+    assert {step.output.name: step.action for step in plan} == {"h.0.w": "merge", "h.0.attn.bias": "copy"}
+    assert plan.notes == ()
+
+
+def test_a_row_of_floats_with_the_name_of_a_mask_is_a_parameter():
     assert "has no e.attn.bias" in problems(model("base", e__w=2, e__attn__bias=3), x=model("x", e__w=2))
 
 

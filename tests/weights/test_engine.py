@@ -3,36 +3,18 @@ import threading
 
 import pytest
 import torch
+from engines import bits, models
+
 from checkpoints import read_model, save_model
 from fusing import fuse, plan_for
-
-from fusionbench.errors import ConfigError, NotFinite
-from fusionbench.kernels import selection, tiles
+from fusionbench.errors import ConfigError
+from fusionbench.kernels import tiles
 from fusionbench.registry import methods
 from fusionbench.weights import engine
 from fusionbench.weights.engine import in_order, run_plan, total_entries
 from fusionbench.weights.headers import WORDS
 from fusionbench.weights.tensors import MemorySink
 from fusionbench.weights.writer import CheckpointWriter
-
-SHAPES = {"embed": (20, 9), "a.weight": (11, 13), "a.bias": (11,), "one": (1,), "scale": (), "none": (0, 5), "b": (57,)}
-
-
-def model(seed: int, dtype: torch.dtype = torch.float32, size: float = 1.0) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    # Coarse numbers, so that many magnitudes are tied.
-    state = {n: (torch.randint(-9, 10, s, generator=generator) / 8 * size).to(dtype) for n, s in SHAPES.items()}
-    return {**state, "count": torch.tensor([seed, 7]), "mask": torch.tensor([seed % 2 == 0, True])}
-
-
-def models(count: int = 3, dtype: torch.dtype = torch.float32):
-    base = model(0, dtype)
-    experts = {}
-    for i in range(1, count + 1):
-        moved = model(i, dtype, 0.25)
-        experts[f"e{i}"] = {n: base[n] + t if t.is_floating_point() else t for n, t in moved.items()}
-    return base, experts
-
 
 CASES = {
     "simple_average": ("simple_average", {}),
@@ -45,23 +27,6 @@ CASES = {
     "random ties": ("ties", {"density": 0.3, "trim": "random"}),
     "majority ties": ("ties", {"density": 0.3, "zero_sign": "majority", "keep": "official"}),
 }
-
-
-def bits(state) -> dict[str, bytes]:
-    return {name: bytes(tensor.contiguous().view(-1).view(torch.uint8).numpy()) for name, tensor in state.items()}
-
-
-@pytest.fixture
-def small_tiles(monkeypatch):
-    """Make tiles and blocks so small that every tensor is cut."""
-
-    def resize(tile: int, block: int) -> None:
-        for module in (engine, tiles):
-            monkeypatch.setattr(module, "BLOCK", block)
-        for module in (engine, tiles, selection):
-            monkeypatch.setattr(module, "TILE", tile)
-
-    return resize
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -96,7 +61,9 @@ def test_the_result_is_the_same_bits_whatever_the_shards(tmp_path):
         origin = open_source(save_model(tmp_path / f"base{shards}", base, shards=shards))
         sources = {n: open_source(save_model(tmp_path / f"{n}{shards}", s, shards=shards)) for n, s in experts.items()}
         entry = methods["ties"]
-        plan = build_plan(origin, sources, fit(origin, sources), method="ties", parameters=entry.parameters, values=values)
+        plan = build_plan(
+            origin, sources, fit(origin, sources), method="ties", parameters=entry.parameters, values=values
+        )
         sink = MemorySink([step.output for step in plan])
         run_plan(plan, entry, sink, values=values, threads=2)
         results.append(dict(sorted(bits(sink.weights).items())))
@@ -164,100 +131,6 @@ def test_double_precision_is_kept_where_the_base_has_it():
     assert fuse("task_arithmetic", base, experts, {"scale": 1.0})["w"].item() == 1 + 2.0**-40
 
 
-PATHS = {"kernel": "task_arithmetic", "torch": "weighted_average", "compiled": "ties"}
-
-
-def parameters_of(path: str) -> dict[str, object]:
-    return {"relative_to_base": True} if path == "torch" else {}
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
-@pytest.mark.parametrize("kind", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_an_entry_that_is_not_finite_is_named_with_its_model_its_tensor_and_its_place(path, value, kind, small_tiles):
-    small_tiles(4, 8)
-    base, experts = ({"w": torch.zeros(5, 6, dtype=kind)} for _ in range(2))
-    bad = experts["w"].clone()
-    bad[3, 2] = value
-    with pytest.raises(NotFinite, match=rf"signs: w holds {value} at \[3, 2\]\. Nothing was written"):
-        fuse(PATHS[path], base, {"digits": experts, "signs": {"w": bad}}, parameters_of(path))
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_an_entry_of_the_base_that_is_not_finite_is_named(path):
-    base = {"w": torch.tensor([0.0, float("nan")])}
-    with pytest.raises(NotFinite, match=r"base: w holds nan at \[1\]"):
-        fuse(PATHS[path], base, {"x": {"w": torch.zeros(2)}}, parameters_of(path))
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_single_number_that_is_not_finite_is_named(path):
-    with pytest.raises(NotFinite, match=r"x: w holds inf at \[\]"):
-        fuse(PATHS[path], {"w": torch.tensor(0.0)}, {"x": {"w": torch.tensor(float("inf"))}}, parameters_of(path))
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_result_that_overflows_is_an_error_that_names_the_tensor(path):
-    base, expert = {"w": torch.tensor([-3e38])}, {"w": torch.tensor([3e38])}
-    values = {"scale": 3.0} if path != "torch" else {"weights": 3.0, "normalize": False, "relative_to_base": True}
-    values |= {"density": 1.0} if path == "compiled" else {}
-    with pytest.raises(NotFinite, match="result for w"):
-        fuse(PATHS[path], base, {"x": expert, "y": expert}, values)
-
-
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize(
-    ("kind", "large", "over", "under"), [("F16", 65520.0, 1.0, 0.9999), ("BF16", 3.3e38, 1.0302, 1.025)]
-)
-def test_a_result_that_the_output_cannot_hold_is_an_error_that_names_the_tensor(path, kind, large, over, under):
-    base, expert = {"w": torch.zeros(1)}, {"w": torch.tensor([large])}
-    factor = "weights" if path == "torch" else "scale"
-    others = {"torch": {"normalize": False, "relative_to_base": True}, "compiled": {"density": 1.0}}.get(path, {})
-    for sign in (1, -1):
-        with pytest.raises(NotFinite, match=r"result for w .*output\.dtype"):
-            fuse(PATHS[path], base, {"x": expert}, {factor: sign * over, **others}, dtype=kind)
-    assert fuse(PATHS[path], base, {"x": expert}, {factor: under, **others}, dtype=kind)["w"].isfinite().all()
-
-
-def test_a_copied_tensor_that_the_output_cannot_hold_is_an_error_that_names_it():
-    base = {"in.w": torch.zeros(1), "out.w": torch.tensor([70000.0])}
-    with pytest.raises(NotFinite, match=r"out\.w"):
-        fuse("task_arithmetic", base, {"x": base}, tower="in.", dtype="F16")
-
-
-def test_a_copied_tensor_may_hold_what_it_holds():
-    """Masks of attention are full of minus infinity; they are outside what is fused."""
-    base = {"in.w": torch.zeros(1), "out.mask": torch.tensor([0.0, float("-inf")])}
-    assert fuse("task_arithmetic", base, {"x": base}, tower="in.")["out.mask"].tolist() == [0.0, float("-inf")]
-
-
-@pytest.mark.parametrize("threads", [1, 2])
-def test_nothing_is_written_where_an_expert_holds_nan(threads, tmp_path, small_tiles):
-    small_tiles(4, 8)
-    base = {f"t{i}": torch.zeros(20) for i in range(20)}
-    bad = {**base, "t19": torch.full((20,), float("nan"))}
-    plan = plan_for("task_arithmetic", base, {"x": bad})
-    values = {"weights": 1.0, "scale": 1.0}
-
-    def write() -> None:
-        with CheckpointWriter(tmp_path / "out", [step.output for step in plan], metadata={}) as writer:
-            run_plan(plan, methods["task_arithmetic"], writer, values=values, threads=threads)
-
-    with pytest.raises(NotFinite):
-        write()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_error_in_a_thread_stops_the_others(small_tiles):
-    small_tiles(4, 8)
-    base = {f"t{i:03}": torch.zeros(64) for i in range(200)}
-    bad = {**base, "t000": torch.full((64,), float("nan"))}
-    done = []
-    with pytest.raises(NotFinite):
-        fuse("task_arithmetic", base, {"x": bad}, run={"threads": 2, "advance": done.append})
-    assert sum(done) < 200 * 64 / 2
-
-
 def minimum(plan) -> int:
     with pytest.raises(ConfigError) as error:
         run_plan(plan, methods["ties"], MemorySink([]), values=DEFAULTS, memory=1)
@@ -300,7 +173,6 @@ def test_a_memory_budget_bounds_the_threads(monkeypatch, small_tiles):
 
 def test_a_block_of_torch_takes_more_memory_than_a_tile_of_a_kernel():
     """The kernel holds tiles; a torch function holds whole blocks of every expert."""
-    base, experts = models()
     large = {"w": torch.zeros(1)}
     kernel = plan_for("weighted_average", large, {"x": large})
     least = []
@@ -388,7 +260,9 @@ def test_a_density_that_follows_the_tensors_needs_cuts_of_tensors():
     assert bits({"embed": merged["embed"]}) == bits(
         {"embed": fuse("ties", base, experts, {"density": 0.1, "scope": "tensor"})["embed"]}
     )
-    assert bits({"b": merged["b"]}) == bits({"b": fuse("ties", base, experts, {"density": 0.9, "scope": "tensor"})["b"]})
+    assert bits({"b": merged["b"]}) == bits(
+        {"b": fuse("ties", base, experts, {"density": 0.9, "scope": "tensor"})["b"]}
+    )
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

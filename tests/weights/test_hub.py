@@ -23,7 +23,7 @@ MAIN, OLDER = "a" * 40, "b" * 40
 
 @pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
-    """A hub cache that holds two revisions of org/tiny, as the hub's own library lays them out; nothing else is known."""
+    """A hub cache with two revisions of org/tiny, as the hub's own library lays them out."""
     root = tmp_path / "hub"
     repository = root / "models--org--tiny"
     (repository / "refs").mkdir(parents=True)
@@ -77,7 +77,9 @@ def test_a_path_that_is_not_there_is_never_looked_for_on_the_hub(reference, monk
         resolve(reference)
 
 
-@pytest.mark.parametrize("reference", ["", "a b", "org/tiny@", "@main", "x" * 5000, "a\0b", "org/tiny@re v", "äö/é", "\n"])
+@pytest.mark.parametrize(
+    "reference", ["", "a b", "org/tiny@", "@main", "x" * 5000, "a\0b", "org/tiny@re v", "äö/é", "\n"]
+)
 def test_what_is_neither_path_nor_hub_id_is_refused(reference, cache):
     with pytest.raises(CheckpointError):
         resolve(reference)

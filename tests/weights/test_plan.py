@@ -1,9 +1,9 @@
 import pytest
 import torch
-from fusing import plan_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusing import plan_for
 from fusionbench.errors import ConfigError
 from fusionbench.weights.plan import Site, gradient, seed_of
 

@@ -5,8 +5,8 @@ from functools import cache
 import pytest
 import torch
 import transformers
-from checkpoints import read_model
 
+from checkpoints import read_model
 from fusionbench.weights.headers import TensorSpec
 from fusionbench.weights.roles import Place, inputs_last, is_statistic, places, role
 
@@ -20,7 +20,9 @@ MODELS = {
     ),
     "t5": (
         "T5ForConditionalGeneration",
-        transformers.T5Config(vocab_size=11, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_decoder_layers=3, num_heads=2),
+        transformers.T5Config(
+            vocab_size=11, d_model=8, d_kv=4, d_ff=12, num_layers=2, num_decoder_layers=3, num_heads=2
+        ),
     ),
     "bert": (
         "BertForSequenceClassification",
@@ -198,7 +200,9 @@ TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "ml
 @pytest.mark.parametrize("architecture", MODELS)
 def test_only_the_conv1d_layers_of_gpt2_have_their_inputs_first(architecture):
     first = {n for n, spec in specs(architecture).items() if not inputs_last(spec, {"model_type": architecture})}
-    expected = {f"transformer.h.{i}.{name}" for i in range(2) for name in TRANSPOSED} if architecture == "gpt2" else set()
+    expected = (
+        {f"transformer.h.{i}.{name}" for i in range(2) for name in TRANSPOSED} if architecture == "gpt2" else set()
+    )
     assert first == expected
 
 

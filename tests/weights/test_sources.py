@@ -1,8 +1,8 @@
 import pytest
 import torch
-from checkpoints import save_model
 from safetensors.torch import save_file
 
+from checkpoints import save_model
 from fusionbench.errors import CheckpointError
 from fusionbench.weights.headers import entries
 from fusionbench.weights.sources import open_source

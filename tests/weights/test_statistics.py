@@ -1,7 +1,7 @@
 import pytest
 import torch
-from fusing import fuse
 
+from fusing import fuse
 from fusionbench.errors import IncompatibleModels, NotFinite
 
 # Three batches of two numbers each; a BatchNorm layer that has seen one of them knows its mean and its variance.

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +18,10 @@ def test_bytes_of_a_tensor_make_the_same_tensor_again(kind, shape):
     assert again.dtype == tensor.dtype
     assert again.shape == tensor.shape
     assert as_bytes(again) == as_bytes(tensor)
+
+
+def test_an_empty_array_of_numpy_has_no_bytes():
+    assert len(as_bytes(torch.from_numpy(np.zeros(0, np.float32)))) == 0
 
 
 def test_a_tensor_made_of_bytes_is_a_copy():
@@ -112,9 +117,7 @@ def test_a_source_is_a_mapping_of_tensors_read_when_asked_for():
 
 
 def test_a_sink_in_memory_gives_back_what_was_written_in_pieces():
-    sink = MemorySink(
-        [TensorSpec("w", "BF16", (2, 2)), TensorSpec("b", "BOOL", ()), TensorSpec("none", "F32", (0, 2))]
-    )
+    sink = MemorySink([TensorSpec("w", "BF16", (2, 2)), TensorSpec("b", "BOOL", ()), TensorSpec("none", "F32", (0, 2))])
     sink.write("w", memoryview(bytes([0x00, 0x40, 0x40, 0x40])), start=2)
     sink.write("w", memoryview(bytes([0x80, 0x3F, 0x00, 0x00])))
     sink.write("b", memoryview(b"\1"))

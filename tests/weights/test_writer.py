@@ -1,48 +1,18 @@
-import errno
 import json
-import os
-import shutil
-import signal
 import struct
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from checkpoints import read_model
 from safetensors import safe_open
+from writing import CONTENT, SPECS, VALUES, left, same, write
 
-from fusionbench.errors import OutputError
+from checkpoints import read_model
 from fusionbench.weights.headers import TensorSpec
 from fusionbench.weights.safetensors import open_safetensors
 from fusionbench.weights.writer import CheckpointWriter
-
-SPECS = [TensorSpec("a", "F32", (2, 3)), TensorSpec("b", "BF16", (4,)), TensorSpec("c", "I64", ())]
-CONTENT = {"a": struct.pack("<6f", *range(6)), "b": struct.pack("<4H", 0x3F80, 0, 0x4000, 0xC000), "c": b"\7" + bytes(7)}
-VALUES = {
-    "a": torch.arange(6.0).view(2, 3),
-    "b": torch.tensor([1.0, 0.0, 2.0, -2.0], dtype=torch.bfloat16),
-    "c": torch.tensor(7),
-}
-
-
-def write(folder: Path, **options) -> None:
-    with CheckpointWriter(folder, SPECS, metadata={"recipe": "ties"}, **options) as writer:
-        for name, content in CONTENT.items():
-            writer.write(name, content)
-
-
-def same(found, expected) -> bool:
-    return found.keys() == expected.keys() and all(
-        found[n].dtype == expected[n].dtype and torch.equal(found[n], expected[n]) for n in expected
-    )
-
-
-def left(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_what_is_written_is_what_the_safetensors_library_reads(tmp_path):
@@ -64,7 +34,20 @@ def test_tensors_lie_in_the_given_order_and_begin_at_multiples_of_eight(tmp_path
     length = struct.unpack("<Q", raw[:8])[0]
     header = json.loads(raw[8 : 8 + length])
     assert length % 8 == 0
-    assert [(n, header[n]["data_offsets"]) for n in ("a", "b", "c")] == [("a", [0, 24]), ("b", [24, 32]), ("c", [32, 40])]
+    assert [(n, header[n]["data_offsets"]) for n in ("a", "b", "c")] == [
+        ("a", [0, 24]),
+        ("b", [24, 32]),
+        ("c", [32, 40]),
+    ]
+
+
+def test_tensors_begin_at_a_multiple_of_eight_however_long_the_header_is(tmp_path):
+    for length in range(9):
+        with CheckpointWriter(tmp_path / str(length), SPECS, metadata={"text": "x" * length}):
+            pass
+        raw = (tmp_path / str(length) / "model.safetensors").read_bytes()
+        assert struct.unpack("<Q", raw[:8])[0] % 8 == 0
+        assert read_model(tmp_path / str(length)).keys() == VALUES.keys()
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path):
@@ -177,188 +160,6 @@ def test_nothing_is_touched_before_the_writer_is_entered(tmp_path):
 def test_folders_above_are_made(tmp_path):
     write(tmp_path / "x" / "y" / "out")
     assert left(tmp_path / "x" / "y") == ["out"]
-
-
-class Stop(BaseException):
-    """Neither an error nor an exit."""
-
-
-@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, Stop, SystemExit])
-def test_an_exception_leaves_nothing_behind(error, tmp_path):
-    def interrupted() -> None:
-        with CheckpointWriter(tmp_path / "out", SPECS, metadata={}) as writer:
-            writer.write("a", CONTENT["a"])
-            raise error
-
-    with pytest.raises(error):
-        interrupted()
-    assert left(tmp_path) == []
-
-
-def test_an_exception_while_finishing_leaves_nothing_behind(tmp_path):
-    def finish(partial: Path) -> None:
-        raise ValueError
-
-    with pytest.raises(ValueError):
-        write(tmp_path / "out", finish=finish)
-    assert left(tmp_path) == []
-
-
-def test_no_file_stays_open_after_an_exception(tmp_path):
-    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-    for _ in range(3):
-        with pytest.raises(ValueError), CheckpointWriter(tmp_path / "out", SPECS, metadata={}, shard_bytes=1):
-            raise ValueError
-    after = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
-    assert after == before
-
-
-KILLED = """
-import sys, time
-from pathlib import Path
-from fusionbench.weights.headers import TensorSpec
-from fusionbench.weights.writer import CheckpointWriter
-with CheckpointWriter(Path(sys.argv[1]), [TensorSpec("a", "U8", (4,))], metadata={}) as writer:
-    writer.write("a", b"1234")
-    print("written", flush=True)
-    time.sleep(60)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_writer_that_is_killed_leaves_no_model_and_does_not_stand_in_the_way(number, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"written\n"
-    process.send_signal(number)
-    process.wait()
-    process.stdout.close()
-    assert not (tmp_path / "out").exists()
-    write(tmp_path / "out")
-    assert left(tmp_path) == ["out"]
-    assert same(read_model(tmp_path / "out"), VALUES)
-
-
-def refused(folder: Path, **options) -> str:
-    with pytest.raises(OutputError) as error:
-        write(folder, **options)
-    return str(error.value)
-
-
-@pytest.mark.parametrize("make", [Path.mkdir, Path.touch], ids=["folder", "file"])
-def test_what_exists_is_never_written_over(make, tmp_path):
-    make(tmp_path / "out")
-    message = refused(tmp_path / "out")
-    assert f"{tmp_path / 'out'} exists" in message
-    assert left(tmp_path) == ["out"]
-
-
-@pytest.mark.parametrize("folder", [".", "..", "/", "./"])
-def test_a_folder_that_is_always_there_is_never_written_over(folder, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "exists" in refused(Path(folder))
-    assert left(tmp_path) == []
-
-
-def test_a_file_in_the_path_is_an_error_that_names_the_folder(tmp_path):
-    (tmp_path / "file").write_text("mine")
-    message = refused(tmp_path / "file" / "below" / "out")
-    assert str(tmp_path / "file" / "below" / "out") in message
-    assert "Choose another folder" in message
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_name_that_is_too_long_is_an_error(tmp_path):
-    for length in (250, 3000):
-        assert "cannot be written" in refused(tmp_path / ("x" * length))
-        assert left(tmp_path) == []
-
-
-def test_a_folder_that_appears_meanwhile_is_not_written_over(tmp_path):
-    def finish(partial: Path) -> None:
-        (tmp_path / "out").mkdir()
-        (tmp_path / "out" / "mine").write_text("kept")
-
-    assert str(tmp_path / "out") in refused(tmp_path / "out", finish=finish)
-    assert left(tmp_path) == ["out"]
-    assert left(tmp_path / "out") == ["mine"]
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.EPERM])
-def test_a_folder_that_may_not_be_written_is_an_error(number, tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    message = refused(tmp_path / "out")
-    assert os.strerror(number) in message
-    assert str(tmp_path / "out") in message
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-@pytest.mark.parametrize("call", ["posix_fallocate", "pwrite", "fsync"])
-def test_a_full_disk_is_an_error_and_leaves_nothing_behind(call, number, tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(os, call, refuse)
-    message = refused(tmp_path / "out")
-    assert f"The disk of {tmp_path / 'out'} is full" in message
-    assert left(tmp_path) == []
-
-
-def test_a_disk_that_is_too_small_is_noticed_before_anything_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 61, 39))
-    assert "needs 40 bytes, 39 are free" in refused(tmp_path / "out")
-    assert left(tmp_path) == []
-
-
-def test_a_disk_that_fills_while_tensors_are_written_is_an_error(tmp_path, monkeypatch):
-    real, calls = os.pwrite, []
-
-    def until_full(descriptor, content, offset):
-        calls.append(offset)
-        if len(calls) > 2:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(descriptor, content, offset)
-
-    monkeypatch.setattr(os, "pwrite", until_full)
-    assert "is full" in refused(tmp_path / "out")
-    assert left(tmp_path) == []
-
-
-def test_a_write_that_stops_short_is_gone_on_with(tmp_path, monkeypatch):
-    real = os.pwrite
-    monkeypatch.setattr(os, "pwrite", lambda descriptor, content, offset: real(descriptor, bytes(content)[:3], offset))
-    with CheckpointWriter(tmp_path / "out", SPECS, metadata={}) as writer:
-        for name, content in CONTENT.items():
-            writer.write(name, content)
-    assert same(read_model(tmp_path / "out"), VALUES)
-
-
-def test_an_error_that_is_not_of_the_disk_is_left_as_it_is(tmp_path, monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError(errno.EBADF, "Bad file descriptor")
-
-    monkeypatch.setattr(os, "pwrite", refuse)
-    with pytest.raises(OSError, match="Bad file descriptor"):
-        write(tmp_path / "out")
-    assert left(tmp_path) == []
-
-
-def test_space_is_taken_where_the_system_cannot_reserve_it(tmp_path, monkeypatch):
-    monkeypatch.delattr(os, "posix_fallocate")
-    write(tmp_path / "out")
-    assert same(read_model(tmp_path / "out"), VALUES)
-
-
-def test_leftovers_of_a_killed_writer_are_replaced(tmp_path):
-    (tmp_path / "out.partial").mkdir()
-    (tmp_path / "out.partial" / "model.safetensors").write_text("half")
-    write(tmp_path / "out")
-    assert left(tmp_path) == ["out"]
 
 
 def test_the_bytes_of_all_tensors_are_counted(tmp_path):

@@ -74,8 +74,9 @@ def inspect(
     from fusionbench.weights.sources import open_source
 
     sources = [open_source(model) for model in models]
-    found = look(sources, tower=tower_of(sources[0].config))
-    far = {source.label: distances(sources[0], source) for source in sources[1:]} if norms else {}
+    tower = tower_of(sources[0].config)
+    found = look(sources, tower=tower)
+    far = {source.label: distances(sources[0], source, tower=tower) for source in sources[1:]} if norms else {}
     if as_json:
         say_json({**asdict(found), "distances": far})
         return

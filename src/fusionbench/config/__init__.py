@@ -1,6 +1,6 @@
 """Recipes: what to fuse, how, and what to evaluate it on; read from YAML and `key=value`, checked and written."""
 
-from fusionbench.config.document import parse_document, read_document
+from fusionbench.config.document import parse_document, read_document, read_documents
 from fusionbench.config.fields import Config
 from fusionbench.config.method import MethodConfig
 from fusionbench.config.recipe import (
@@ -13,6 +13,7 @@ from fusionbench.config.recipe import (
     identity,
 )
 from fusionbench.config.schema import recipe_schema
+from fusionbench.config.slices import SliceConfig, SliceSource
 
 __all__ = [
     "Config",
@@ -21,10 +22,13 @@ __all__ = [
     "OutputConfig",
     "Recipe",
     "RuntimeConfig",
+    "SliceConfig",
+    "SliceSource",
     "SuiteConfig",
     "TasksConfig",
     "identity",
     "parse_document",
     "read_document",
+    "read_documents",
     "recipe_schema",
 ]

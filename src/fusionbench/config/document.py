@@ -50,13 +50,25 @@ def read_document(file: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: where there is no such file, or it is not one YAML mapping; with the line.
     """
+    return parse_document(_text_of(file), str(file))
+
+
+def read_documents(file: str | Path) -> list[dict[str, Any]]:
+    """Return what each document of a YAML file says, at least one; they are divided by lines of `---`.
+
+    Raises:
+        ConfigError: where there is no such file, or a document is not a mapping; with the line.
+    """
+    return _parse(_text_of(file), str(file))
+
+
+def _text_of(file: str | Path) -> str:
     try:
-        text = Path(file).read_text(encoding="utf-8")
+        return Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"There is no file {file}.") from None
     except (OSError, UnicodeError) as error:
         raise ConfigError(f"{file} cannot be read: {error}.") from None
-    return parse_document(text, str(file))
 
 
 def parse_document(text: str, where: str) -> dict[str, Any]:
@@ -69,21 +81,25 @@ def parse_document(text: str, where: str) -> dict[str, Any]:
     Raises:
         ConfigError: where it is not one mapping, or is too large once its aliases are spelled out.
     """
+    documents = _parse(text, where)
+    if len(documents) > 1:
+        raise ConfigError(f"{where} holds {len(documents)} YAML documents; one is read. Give each a file of its own.")
+    return documents[0]
+
+
+def _parse(text: str, where: str) -> list[dict[str, Any]]:
     try:
-        documents = list(yaml.load_all(text, _TextLoader))
+        documents = list(yaml.load_all(text, _TextLoader)) or [None]
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise ConfigError(f"{where}{place}: {error.problem or error.context}.") from None
     except (yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{where} is not YAML: {' '.join(str(error).split())}.") from None
-    if len(documents) > 1:
-        raise ConfigError(f"{where} holds {len(documents)} YAML documents; one is read. Give each a file of its own.")
-    document = documents[0] if documents else None
-    if not isinstance(document, dict):
+    if not all(isinstance(document, dict) for document in documents):
         raise ConfigError(f"{where} is not a mapping of keys to values, such as 'method: ties'.")
-    _Spelled(where).measure(document, 0)
-    return document
+    _Spelled(where).measure(documents, -1)
+    return documents
 
 
 class _Spelled:

@@ -80,6 +80,28 @@ def complete(value: Any, path: str = "method") -> dict[str, Any]:
     return {"name": entry.name, "compat": compat, "params": params}
 
 
+def over_suite_defaults(value: Any, defaults: Mapping[str, Mapping[str, Any]]) -> Any:
+    """Return a method as written, over what its suite sets for it: defaults < compat < preset < what was typed.
+
+    Args:
+        value: a name, or a mapping with a name, a compat and parameters.
+        defaults: parameters by method.
+    """
+    typed = {"name": value} if isinstance(value, str) else value
+    if not isinstance(typed, Mapping) or not isinstance(typed.get("name"), str):
+        return value
+    try:
+        preset = _preset(typed["name"], "method")
+        entry = methods[preset["name"]]
+        if entry.name not in defaults:
+            return value
+        layered = {**preset, **{key: item for key, item in typed.items() if key != "name"}}
+        return {**defaults[entry.name], **_compat_values(entry, layered.get("compat"), "method"), **layered}
+    except ConfigError:
+        # What is wrong with it is said where the method is read.
+        return value
+
+
 def method_defaults(value: Any) -> dict[str, Any]:
     """Return what the parameters of a method are where its recipe does not set them; nothing for an unknown method."""
     name = value.get("name") if isinstance(value, Mapping) else None

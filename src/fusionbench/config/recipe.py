@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from fusionbench.config.document import read_document
 from fusionbench.config.fields import WHOLE, Bytes, Config, Count, Device, Names, Seed, Text
-from fusionbench.config.method import MethodConfig, method_defaults
+from fusionbench.config.method import MethodConfig, method_defaults, over_suite_defaults
+from fusionbench.config.slices import SliceConfig, misfits
 from fusionbench.errors import ConfigError
 from fusionbench.overrides import apply, expand_shorthands, interpolate
 from fusionbench.registry import Registry, families, suites
@@ -123,6 +124,9 @@ class Recipe(Config):
     batch_norm: Literal["average", "keep_base", "recalibrate", "as_parameters"] = "average"
     tasks: TasksConfig = TasksConfig()
     method: MethodConfig
+    slices: Annotated[tuple[SliceConfig, ...], Field(min_length=1)] | None = Field(
+        default=None, description="layers of the result from first to last, by slices; null: those of the models"
+    )
     seed: Seed = Field(default=0, description="of every random choice of the run")
     output: OutputConfig = OutputConfig()
     runtime: RuntimeConfig = Field(default_factory=RuntimeConfig)
@@ -133,6 +137,8 @@ class Recipe(Config):
         if not isinstance(document, Mapping):
             return document
         spelled = expand_shorthands(document)
+        if "method" in spelled:
+            spelled["method"] = over_suite_defaults(spelled["method"], _defaults_of_suite(spelled.get("suite")))
         try:
             return interpolate(spelled, _defaults(spelled))
         except ConfigError as error:
@@ -145,6 +151,14 @@ class Recipe(Config):
         both = sorted({*(self.tasks.seen or ())} & {*(self.tasks.unseen or ())})
         if both:
             raise ValueError(f"tasks.unseen: {', '.join(both)} is in tasks.seen too.")
+        if self.slices is not None:
+            if self.suite is not None:
+                raise ValueError(
+                    "slices make a model of other layers, which a suite's tasks cannot run; leave one out."
+                )
+            problems = list(misfits(self.slices, [*self.experts], self.base, self.method))
+            if problems:
+                raise ValueError("\n".join(problems))
         return self
 
     @classmethod
@@ -164,6 +178,8 @@ class Recipe(Config):
     def dump(self) -> dict[str, Any]:
         """Return plain data that reads back as this recipe; an expert that is only a reference is that text."""
         document = self.model_dump(mode="json")
+        if self.slices is None:
+            del document["slices"]
         for name, expert in document["experts"].items():
             if [key for key, value in expert.items() if value is not None] == ["model"]:
                 document["experts"][name] = expert["model"]
@@ -172,6 +188,18 @@ class Recipe(Config):
     def to_yaml(self) -> str:
         """Return the recipe as YAML that reads back as itself."""
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+
+
+def _defaults_of_suite(suite: Any) -> Mapping[str, Mapping[str, Any]]:
+    """Return the parameters that a suite sets for methods, by method; nothing where it is unknown or sets none."""
+    name = suite.get("name") if isinstance(suite, Mapping) else suite
+    if not isinstance(name, str):
+        return {}
+    if name.endswith((".yaml", ".yml")):
+        found = read_document(name).get("method_defaults") if Path(name).expanduser().is_file() else None
+    else:
+        found = (suites[name].data or {}).get("method_defaults") if name in suites else None
+    return found if isinstance(found, Mapping) else {}
 
 
 def _defaults(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fusionbench.tasks.base import Output, Predictor, Split, Task
 from fusionbench.training import Loop, Progress, step_of, tensors_of
 from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
+from fusionbench.weights.writer import written_to
 
 JOB = "job.json"
 
@@ -78,7 +79,8 @@ def finetune(
         return _finished(out, record)
     module = load_module(family, source).float()
     work = out.with_name(out.name + ".training")
-    _claim(work, record)
+    with written_to(work):
+        _claim(work, record)
     loop = Loop(work, device=device, precision=recipe.precision, checkpoint_every=checkpoint_every, progress=progress)
     _train(module.to(loop.place), family, source, tasks, recipe, loop, out.name)
     record["scores"] = {

@@ -1,4 +1,4 @@
-"""Weighted sums of values and of deltas: the averages, task arithmetic, ExPO. Pure NumPy, tile by tile.
+"""Weighted sums of values and of deltas: the averages, task arithmetic, ExPO, passthrough. Pure NumPy, tile by tile.
 
 Terms are multiplied and added one expert after the other, without fused operations, as the torch functions do.
 """
@@ -22,6 +22,18 @@ def divisor(weights: Sequence[float]) -> float:
     if abs(total) < 1e-12:
         raise ConfigError(f"method.weights sum to {total}: they cannot be normalised. Add normalize=false.")
     return total
+
+
+def check_single(experts: int) -> None:
+    """Refuse several models where one is passed through.
+
+    Raises:
+        ConfigError: where there is not exactly one expert.
+    """
+    if experts != 1:
+        raise ConfigError(
+            f"passthrough takes exactly one expert for each layer, got {experts}: list slices of one source each."
+        )
 
 
 def _sum(out: Block, inputs: Block, weights: Sequence[float]) -> None:
@@ -60,6 +72,14 @@ def add_deltas(
     np.add(base, out, out=out)
 
 
+def scaled(
+    out: Block, base: Block | None, inputs: Block, place: Place, prepared: None, *, scale: Sequence[float]
+) -> None:
+    """Fill `out` with s·θ₁."""
+    check_single(len(inputs))
+    np.multiply(inputs[0], np.float32(scale[0]), out=out)
+
+
 def _absolute(parameters: dict[str, Any]) -> bool:
     return not parameters["relative_to_base"]
 
@@ -67,3 +87,4 @@ def _absolute(parameters: dict[str, Any]) -> bool:
 AVERAGE = Kernel(average, "values")
 WEIGHTED_AVERAGE = Kernel(weighted_average, "values", serves=_absolute)
 ADD_DELTAS = Kernel(add_deltas, "deltas")
+SCALED = Kernel(scaled, "values")

@@ -86,9 +86,12 @@ def thresholds(scan: Scan, at: At, *, scope: Scope, keep: Keep = "exact") -> Thr
     if min(map(min, shares.values()), default=1) >= 1:
         return None
     whole = next(iter(shares.values()))
-    groups, cuts = _first_pass(scan, scope, lambda name, size: _wanted(shares.get(name, whole), size, keep))
+    official = keep == "official"
+    groups, cuts = _first_pass(
+        scan, scope, lambda name, size: _wanted(shares.get(name, whole), size, keep), official=official
+    )
     prefixes = {name: _find(group.high, group.wanted) for name, group in groups.items()}
-    found, ties = _second_pass(scan, prefixes, scope, official=keep == "official") if prefixes else ({}, {})
+    found, ties = _second_pass(scan, prefixes, scope, official=official) if prefixes else ({}, {})
     open_groups = {name for name, cut in found.items() if bool((cut.quota < ties[name]).any())}
     before = _third_pass(scan, found, open_groups) if open_groups else {}
     return Thresholds({**cuts, **found}, before) if cuts or found else None
@@ -110,14 +113,14 @@ class _Group:
 
 
 def _first_pass(
-    scan: Scan, scope: Scope, want: Callable[[str, int], Counts]
+    scan: Scan, scope: Scope, want: Callable[[str, int], Counts], *, official: bool
 ) -> tuple[dict[str, _Group], dict[str, Cut]]:
     """Return the histograms of each group, and the cuts of tensors that one tile holds whole."""
 
     def visit(state: State, place: Place, inputs: Block) -> None:
         name, size = place[0], inputs.shape[1]
         if scope == "tensor" and place[1] == 0 and size < TILE:
-            state[name] = _cut_whole(inputs.view(np.uint32), want(name, size))
+            state[name] = _cut_whole(inputs.view(np.uint32), want(name, size), official=official)
             return
         key = WHOLE if scope == "model" else name
         if key not in state:
@@ -152,7 +155,7 @@ def _wanted(shares: tuple[float, ...], size: int, keep: Keep) -> Counts:
     return np.array([kept(share, size, keep) for share in shares], np.int64)
 
 
-def _cut_whole(bits: Bits, wanted: Counts) -> Cut:
+def _cut_whole(bits: Bits, wanted: Counts, *, official: bool) -> Cut:
     """Return the cut of a tensor that is at hand as a whole, by a partial sort of its magnitudes."""
     rows, size = bits.shape
     each = np.broadcast_to(wanted, rows)
@@ -161,7 +164,8 @@ def _cut_whole(bits: Bits, wanted: Counts) -> Cut:
         if want:
             magnitudes = bits[row] & np.uint32(MAGNITUDE)
             cut[row] = np.partition(magnitudes, size - want)[size - want]
-            quota[row] = want - np.count_nonzero(magnitudes > cut[row])
+            above, ties = np.count_nonzero(magnitudes > cut[row]), np.count_nonzero(magnitudes == cut[row])
+            quota[row] = ties if official else want - above
     return Cut(cut, quota)
 
 

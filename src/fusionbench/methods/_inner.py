@@ -11,7 +11,7 @@ from fusionbench.config.method import complete
 from fusionbench.errors import ConfigError
 from fusionbench.methods._sparsify import place_of
 from fusionbench.registry import Entry, methods
-from fusionbench.weights.plan import Site, _resolver
+from fusionbench.weights.plan import Site, resolver
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
 Read = Callable[[], Chunks]
@@ -38,7 +38,7 @@ class InnerMerge:
 
     def at(self, site: Site) -> Mapping[str, Any]:
         """Return the parameters' values for one tensor."""
-        return _resolver(self.entry.parameters, self.values, site.experts)(site)
+        return resolver(self.entry.parameters, self.values, site.experts)(site)
 
 
 def inner_merge(inner: Mapping[str, Any], owner: str, *, on_deltas: bool = False, unit: str = "tensor") -> InnerMerge:

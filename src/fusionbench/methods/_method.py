@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 from fusionbench.kernels import Kernel
-from fusionbench.parameters import describe
+from fusionbench.parameters import Parameter, describe
 from fusionbench.registry import Entry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -17,6 +17,10 @@ POSITIONAL: dict[str, list[list[str]]] = {
     "rebuild": [["site", "base", "experts"]],
     "whole": [["pool", "tasks", "context"]],
 }
+STATISTICS = Parameter(
+    "statistics", "string", nullable=True,
+    doc="folder of statistics that an earlier run collected: nothing is looked at, only merged.",
+)  # fmt: skip
 LAWS = ("identity", "order", "scale_zero", "shift", "single")
 """What a method may claim: experts = base gives base; the experts' order is no matter; scale 0 gives base; adding one
 tensor to all inputs adds it to the result; a single expert is returned as it is."""
@@ -34,6 +38,7 @@ def merge_method(
     base: Literal["required", "optional", "unused"] = "required",
     kernel: Kernel | None = None,
     prepare: Callable[..., Any] | None = None,
+    collect: Callable[..., Any] | None = None,
     laws: tuple[str, ...] = (),
     exempt: Mapping[str, str] | None = None,
     compat: Mapping[str, Mapping[str, Any]] | None = None,
@@ -41,7 +46,7 @@ def merge_method(
     """Register a function as a method; it stays a plain function.
 
     Its keyword-only parameters become the recipe's schema. The entry is left on the function as `.entry`, a first pass
-    as `.prepare`; it goes into the index when that is written next.
+    as `.prepare`, what looks at data before the merge as `.collect`; it goes into the index when that is written next.
 
     Args:
         name: in recipes, reports and on the command line.
@@ -54,7 +59,10 @@ def merge_method(
         base: whether the pretrained model is an input.
         kernel: its torch-free form, an attribute of a module in `kernels`.
         prepare: `(read, at, **parameters)`: a first look at the whole model; `read()` yields `(site, base, experts)` in
-            chunks and may be called any number of times, `at` has each tensor's own parameters.
+            chunks and may be called any number of times, `at` has each tensor's own parameters; a keyword `statistics`
+            is such a reader too, of `(site, one tensor an expert)`.
+        collect: `(task, backbone, context, **parameters)`: what the merge needs to know of an expert's data, by name of
+            the module's parameters; its keywords join the schema, and the tensors reach the function as `stats`.
         laws: those it obeys, of `LAWS`; each is tested.
         exempt: for each law not claimed, why; shown on the method's page.
         compat: parameters that a peer's preset sets, by preset.
@@ -74,13 +82,19 @@ def merge_method(
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
         entry = Entry(
             name, summary, f"{function.__module__}:{function.__qualname__}", version, kind, category, paper, needs,
-            unit, base, _location(kernel), laws, exempt or {}, describe(function), compat or {},
+            unit, base, _location(kernel), laws, exempt or {}, _parameters(function, collect), compat or {},
         )  # fmt: skip
         function.entry = entry  # type: ignore[attr-defined]
         function.prepare = prepare  # type: ignore[attr-defined]
+        function.collect = collect  # type: ignore[attr-defined]
         return function
 
     return register
+
+
+def _parameters(function: Callable[..., Any], collect: Callable[..., Any] | None) -> tuple[Parameter, ...]:
+    """Return what a recipe may set: for the merge, and for the look at data before it."""
+    return describe(function) + ((*describe(collect), STATISTICS) if collect is not None else ())
 
 
 def _location(kernel: Kernel | None) -> str:

@@ -131,10 +131,11 @@ def adam(gradient: Callable[[Tensor], Tensor], like: Tensor, steps: int, rate: f
         rate: step length η.
     """
     point, first, second = (torch.zeros_like(like) for _ in range(3))
+    root = torch.empty_like(like)
     for step in range(1, steps + 1):
         slope = gradient(point)
-        first.mul_(0.9).add_(slope * 0.1)
-        second.mul_(0.999).add_(slope.square_().mul_(0.001))
-        root = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-        point -= (first / root).mul_(rate / (1 - 0.9**step))
+        first.lerp_(slope, 0.1)
+        second.mul_(0.999).addcmul_(slope, slope, value=0.001)
+        torch.sqrt(second, out=root).mul_((1 - 0.999**step) ** -0.5).add_(1e-8)
+        point.addcdiv_(first, root, value=-rate / (1 - 0.9**step))
     return point

@@ -96,7 +96,7 @@ def _pull(mean: Tensor, shares: Tensor, cosines: Tensor) -> Tensor:
     toward = (cosines @ mean.unsqueeze(2)).squeeze(2).clamp(-1.0, 1.0)
     sine = (1 - toward * toward).sqrt()
     clear = sine > OPPOSITE
-    ratio = torch.where(clear, toward.arccos() / torch.where(clear, sine, 1.0), (toward > 0).double())
+    ratio = torch.where(clear, toward.arccos() / torch.where(clear, sine, 1.0), 1.0)
     pull = shares * ratio
     return pull - (pull * toward).sum(1, keepdim=True) * mean
 

@@ -17,7 +17,7 @@ Threshold = Annotated[float, Range(0)]
 
 
 def tall_masks(deltas: Sequence[Tensor], merged: Tensor, thresholds: Sequence[float]) -> Tensor:
-    """Return 1[|τₜ| > λₜ·|τ − τₜ|], `(experts, *shape)`: where a task's own part outweighs the others' (§4.1).
+    """Return 1[|τₜ| > λₜ·|τ − τₜ|], `(experts, *shape)`: where a task's own part outweighs the others'.
 
     Args:
         deltas: τₜ, one task vector an expert.
@@ -52,7 +52,7 @@ def consensus(
     minimum: Annotated[int, Range(0)] = 2, scale: Scale = 0.3, inner: Inner = SUM, site: Site | None = None,
     prepared: InnerMerge | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + α·m⊙τ with m = 1[Σₜ mₜ ≥ k] over the tasks' TALL masks (arXiv:2405.07813, §4.2).
+    """Return θ₀ + α·m⊙τ with m = 1[Σₜ mₜ ≥ k] over the tasks' TALL masks (arXiv:2405.07813).
 
     Entries that no task needs, or only one, are dropped.
 

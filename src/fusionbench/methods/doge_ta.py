@@ -25,7 +25,6 @@ def prepare_doge(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]]
     Raises:
         ConfigError: where the density differs from tensor to tensor.
     """
-
     one_for_all(at, "density")
 
     def matrices() -> Chunks:
@@ -57,7 +56,7 @@ def doge_ta(
     subspace: Count = 6, steps: Steps = 400, learning_rate: Positive = 1e-4, keep: Keep = "exact",
     embeddings: bool = False, site: Site | None = None, prepared: Thresholds | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + Σᵢ λᵢ·(τᵢ + δ)⊙mᵢ with λᵢ = η/‖τᵢ‖ and a common δ (arXiv:2501.01230, §4).
+    """Return θ₀ + Σᵢ λᵢ·(τᵢ + δ)⊙mᵢ with λᵢ = η/‖τᵢ‖ and a common δ (arXiv:2501.01230).
 
     δ starts at 0 and lowers Σⱼ ‖rowsum(τⱼ⊙(τⱼ − Σᵢ λᵢ(τᵢ + δ)))‖² by Adam, each gradient projected out of the shared
     subspace: the first ⌊r/s⌋ left singular vectors of the tasks' joined leading ⌊r/N⌋ ones, r = min(m, n). mᵢ keeps an
@@ -107,15 +106,16 @@ def _shift(deltas: Tensor, scales: Tensor, basis: Tensor, steps: int, rate: floa
     """Return δ `(m, n)` for task matrices `(N, m, n)`."""
     weight = scales.sum()
     mixed = (scales[:, None, None] * deltas).sum(0)
-    rests = (deltas * (deltas - mixed)).sum(2)
-    rows = deltas.transpose(0, 1).contiguous()
+    rests = (deltas * (deltas - mixed)).sum(2).T.float()
+    rows = deltas.transpose(0, 1).float().contiguous()
 
     def gradient(shift: Tensor) -> Tensor:
-        errors = rests.T - weight * (rows @ shift[:, :, None])[:, :, 0]
-        slope = (errors[:, None, :] @ rows)[:, 0, :] * (-2 * weight)
-        return slope - basis @ (basis.T @ slope)
+        errors = rests - (rows @ shift[:, :, None])[:, :, 0] * weight.float()
+        # Adam would walk along what rounding leaves in the subspace: the projection, and it alone, is in float64.
+        slope = (errors[:, None, :] @ rows)[:, 0, :].double() * (-2 * weight)
+        return (slope - basis @ (basis.T @ slope)).float()
 
-    return adam(gradient, mixed, steps, rate)
+    return adam(gradient, mixed.float(), steps, rate).double()
 
 
 def _masks(

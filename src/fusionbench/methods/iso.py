@@ -30,7 +30,7 @@ def iso_c(
     base: Tensor, experts: Sequence[Tensor], *, scale: Scale = 1.0, embeddings: bool = False,
     rank: Rank = "numerical", site: Site | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + α·σ̄·polar(Σ τᵢ) with σ̄ the mean singular value of Σ τᵢ (arXiv:2502.04959, §4.1).
+    """Return θ₀ + α·σ̄·polar(Σ τᵢ) with σ̄ the mean singular value of Σ τᵢ (arXiv:2502.04959).
 
     Tensors that are no matrices get θ₀ + α·(mean of the task vectors).
 
@@ -64,7 +64,7 @@ def iso_cts(
     base: Tensor, experts: Sequence[Tensor], *, scale: Scale = 1.0, common: Share = 0.8, embeddings: bool = False,
     rank: Rank = "numerical", site: Site | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + α·σ̄·polar(U)·polar(V)ᵀ of common and task-specific directions (arXiv:2502.04959, §4.2).
+    """Return θ₀ + α·σ̄·polar(U)·polar(V)ᵀ of common and task-specific directions (arXiv:2502.04959).
 
     The common directions are the leading singular ones of Σ τᵢ; what each task has outside of them (a projection from
     the left, by outputs) adds its own leading ones. σ̄ is the mean of all their singular values. Without room for a

@@ -80,7 +80,7 @@ def knots(
     cut: Cut = "relative", joined: Joined = "inputs", others: Literal["keep", "merge"] = "keep",
     embeddings: bool = False, site: Site | None = None, prepared: Prepared | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + U·R, R what the inner method makes of the experts' representations (arXiv:2410.19735, §4).
+    """Return θ₀ + U·R, R what the inner method makes of the experts' representations (arXiv:2410.19735).
 
     The task matrices joined side by side are U·Σ·[V₁ … V_N]ᵀ; expert i is represented by Rᵢ = Σ·Vᵢᵀ = Uᵀ·τᵢ. The inner
     method merges R₁ … R_N over zeros; with TIES the representations of all layers are trimmed together.

@@ -56,7 +56,7 @@ def lines(
     base: Tensor, experts: Sequence[Tensor], *, inner: Inner = UNSCALED, alpha: Scale | None = None,
     beta: Scale = 0.5, site: Site | None = None, prepared: Prepared | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + (α + β·ℓ/(L−1))·τ with τ what the inner method merged, in block ℓ of L (arXiv:2410.17146, §4).
+    """Return θ₀ + (α + β·ℓ/(L−1))·τ with τ what the inner method merged, in block ℓ of L (arXiv:2410.17146).
 
     Outside of all blocks the factor is α; a stack of one block has α + β. Encoder and decoder are counted apart.
 

@@ -50,7 +50,7 @@ def opcm(
     projector: Projector = "block", embeddings: bool = False, site: Site | None = None,
     prepared: float | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + τ/λ with τ the sum of successively projected task vectors (arXiv:2501.09522, Algorithm 1).
+    """Return θ₀ + τ/λ with τ the sum of successively projected task vectors (arXiv:2501.09522).
 
     Each further task matrix is written in the singular vectors of the sum so far, τ = U·P·Vᵀ; P loses its diagonal and
     its leading q×q block, where the first q singular values make up no more than α of their sum. λ is the norm of the
@@ -90,7 +90,7 @@ def _accumulated(deltas: Sequence[Tensor], alpha: float, projector: Projector, *
 def _projected(merged: Tensor, delta: Tensor, alpha: float, projector: Projector, limit: float) -> Tensor:
     """Return what of a task matrix is left beside the merged one's directions."""
     found = factors(merged, limit)
-    leading = found.live & (found.values.cumsum(0) <= alpha * found.values.sum())
+    leading = found.values.cumsum(0) <= alpha * found.values.sum()
     left, right = found.left * leading, found.right * leading[:, None]
     diagonal = ((found.left.T @ delta) * found.right).sum(1)
     rest = delta - (found.left * diagonal) @ found.right

@@ -32,7 +32,7 @@ def tsv_m(
     density: Density | None = None, embeddings: bool = False, rank: Rank = "numerical",
     small: Literal["mean", "keep"] = "mean", site: Site | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + α·U⊥·Σ·V⊥ᵀ of the tasks' joined leading singular triples (arXiv:2412.00081, Algorithm 1).
+    """Return θ₀ + α·U⊥·Σ·V⊥ᵀ of the tasks' joined leading singular triples (arXiv:2412.00081).
 
     U joins the leading k left vectors of every task, U⊥ = polar(U) is the nearest matrix with orthogonal columns; V
     likewise. Tensors that are no matrices get θ₀ + α·(mean of the task vectors).

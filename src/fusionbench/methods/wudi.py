@@ -35,7 +35,7 @@ def wudi(
     solver: Literal["adam", "closed_form"] = "adam", embeddings: bool = False, others: Others = "keep",
     site: Site | None = None,
 ) -> Tensor:  # fmt: skip
-    """Return θ₀ + X with X a minimum of Σᵢ ‖(X − τᵢ)·τᵢᵀ‖² / ‖τᵢ‖² (arXiv:2503.08099, §4.3).
+    """Return θ₀ + X with X a minimum of Σᵢ ‖(X − τᵢ)·τᵢᵀ‖² / ‖τᵢ‖² (arXiv:2503.08099).
 
     With Adam X starts at Σ τᵢ and moves at most η a step, so the result lies between the sum and the minimum. Only
     Aᵢ = τᵢᵀτᵢ/‖τᵢ‖² of a task enters the loss; experts that did not move a matrix have no term.
@@ -76,8 +76,11 @@ def _sums(deltas: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     targets = torch.zeros_like(total)
     for delta in deltas:
         squares = delta.square().sum()
-        gram = (delta.T @ delta) * torch.where(squares > 0, 1 / squares, 0.0)
-        total, grams, targets = total + delta, grams + gram, targets + delta @ gram
+        scaled = delta * torch.where(squares > 0, 1 / squares, 0.0)
+        total, grams = total + delta, grams + delta.T @ scaled
+        # The order of the products is that of the smaller result.
+        outputs_first = delta.shape[0] < delta.shape[1]
+        targets += (delta @ delta.T) @ scaled if outputs_first else delta @ (delta.T @ scaled)
     return total, grams, targets
 
 

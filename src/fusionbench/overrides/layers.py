@@ -100,7 +100,7 @@ def _lay(document: dict[str, Any], override: Override) -> None:
     elif override.action == "add" and last in holder:
         raise ConfigError("the key is there already; drop the + to set it, or write ++ for either.")
     else:
-        holder[last] = _copy(override.values[0])
+        holder[last] = override.values[0]
 
 
 def _remove(holder: dict[str, Any], last: str, override: Override) -> None:

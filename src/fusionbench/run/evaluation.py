@@ -12,6 +12,7 @@ from fusionbench.records import MethodRef, MetricInfo, ModelFacts, Report, Score
 from fusionbench.registry import methods
 from fusionbench.run.rows import read_rows, write_rows
 from fusionbench.run.setting import Setting, setting_of_suite
+from fusionbench.run.whole import Left, describe_left
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.tasks import Task, evaluate
 from fusionbench.tasks.base import Rows
@@ -85,7 +86,7 @@ def scores_of(task: Task, rows: Rows) -> dict[str, TaskResult]:
     return found
 
 
-def report_of(setting: Setting, scored: Scored, model: ModelFacts | None, notes: tuple[str, ...] = ()) -> Report:
+def report_of(setting: Setting, scored: Scored, model: ModelFacts | None, left: Left) -> Report:
     """Return the report of a run's scores."""
     recipe = setting.recipe
     suite = setting.suite
@@ -104,7 +105,8 @@ def report_of(setting: Setting, scored: Scored, model: ModelFacts | None, notes:
         metrics=scored.metrics,
         inputs=setting.pool.fingerprints(),
         skipped=scored.skipped,
-        notes=(*setting.notes, *notes),
+        **describe_left(left),
+        notes=(*setting.notes, *left.notes),
     )
 
 
@@ -118,7 +120,7 @@ def evaluate_model(model: str, suite: SuiteConfig, tasks: TasksConfig, progress:
     source = open_source(model)
     fit(setting.pool.reference, {model: source}, tower=setting.pool.tower)
     scored = score(setting, fused_weights(LazyWeights(source), setting.pool), progress=progress)
-    report = report_of(setting, scored, facts_of(source), (f"the model evaluated is {model}",))
+    report = report_of(setting, scored, facts_of(source), Left(notes=[f"the model evaluated is {model}"]))
     return report.model_copy(update={"inputs": {"model": source.fingerprint()}})
 
 

@@ -15,9 +15,11 @@ from fusionbench.merge import Progress, merge, silent
 from fusionbench.mixing import Fused
 from fusionbench.mixing.build import fused_weights
 from fusionbench.records import ModelFacts, Report, RunInfo
+from fusionbench.registry import methods
 from fusionbench.run.evaluation import facts_of, report_of, score
 from fusionbench.run.folder import MODEL, TASKS, State, begin, default_folder, locked, state_of
 from fusionbench.run.setting import Setting, resolve
+from fusionbench.run.whole import Left, fuse_whole, read_left, with_collected, write_left
 from fusionbench.weights.sources import open_source
 from fusionbench.weights.tensors import LazyWeights
 
@@ -96,10 +98,10 @@ def _folder(recipe: Recipe, identity: str, out: Path | None, parent: Path | None
 def _make(setting: Setting, folder: Path, clock: _Clock, progress: Progress) -> Report:
     recipe = setting.recipe
     with clock.phase("fuse"):
-        fused, passes, notes = _fuse(setting, folder, progress)
+        fused, passes, left = _fuse(setting, folder, progress)
     with clock.phase("evaluate"):
         scored = score(setting, fused, folder / TASKS, progress)
-    report = report_of(setting, scored, _facts(setting), notes)
+    report = report_of(setting, scored, _facts(setting), left)
     threads = recipe.runtime.threads
     info = RunInfo.capture(
         started=clock.started,
@@ -114,21 +116,41 @@ def _make(setting: Setting, folder: Path, clock: _Clock, progress: Progress) -> 
     return report
 
 
-def _fuse(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, int | None, tuple[str, ...]]:
-    """Return the fused model, how often the inputs were read, and what the report should say."""
+def _fuse(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, int | None, Left]:
+    """Return the fused model, how often the inputs were read, and what the method told the report."""
     recipe = setting.recipe
     algorithm = Algorithm(recipe.method, recipe.seed, recipe.batch_norm)
-    if algorithm.entry.kind != "stream" or not recipe.output.model:
-        return algorithm(setting.pool), None, ()
+    kind, place = algorithm.entry.kind, folder / MODEL
+    if kind == "whole":
+        return _fuse_whole(setting, folder, progress)
+    if kind == "reference":
+        return algorithm(setting.pool), None, Left()
+    passes = None
+    if place.exists():
+        left = read_left(folder)
+    else:
+        setting, left = with_collected(setting, folder, progress)
+        if not recipe.output.model:
+            return algorithm(setting.pool), None, left
+        passes = merge(recipe, place, progress, setting.pool).passes
+    return fused_weights(LazyWeights(open_source(place)), setting.pool), passes, left
+
+
+def _fuse_whole(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, int | None, Left]:
+    """Run a method that looks at data; merged weights that an earlier attempt wrote are read instead."""
     place = folder / MODEL
-    passes, notes = None, ()
-    if not place.exists():
-        merged = merge(recipe, place, progress, setting.pool)
-        passes, notes = merged.passes, ()
-    return fused_weights(LazyWeights(open_source(place)), setting.pool), passes, notes
+    ensemble = methods[setting.recipe.method.name].category == "ensemble"
+    if place.exists() and not ensemble:
+        return fused_weights(LazyWeights(open_source(place)), setting.pool), None, read_left(folder)
+    fused, left = fuse_whole(setting, folder, progress)
+    write_left(folder, left)
+    if setting.recipe.output.model and not place.exists():
+        fused.save(place)
+    return fused, None, left
 
 
 def _facts(setting: Setting) -> ModelFacts:
-    """Return kind and size of a run's model; the experts of the row *individual* count together."""
-    kind = "per_task" if setting.recipe.method.name == "individual" else "weights"
-    return facts_of(setting.pool.reference, kind, len(setting.pool.experts) if kind == "per_task" else 1)
+    """Return kind and size of a run's model; members of an ensemble, and of the row *individual*, count together."""
+    entry = methods[setting.recipe.method.name]
+    kind = "per_task" if entry.name == "individual" else "ensemble" if entry.category == "ensemble" else "weights"
+    return facts_of(setting.pool.reference, kind, 1 if kind == "weights" else len(setting.pool.experts))

@@ -8,7 +8,7 @@ from typing import Any
 from fusionbench.algorithm import open_models
 from fusionbench.config import Recipe, SuiteConfig, TasksConfig, identity
 from fusionbench.errors import ConfigError
-from fusionbench.merge import Pool, Progress, open_pool, tower_of
+from fusionbench.merge import Pool, Progress, open_pool, tower_of, with_statistics
 from fusionbench.registry import families, methods, suggestion
 from fusionbench.suites.load import load_suite
 from fusionbench.suites.model import ResolvedSuite
@@ -121,7 +121,8 @@ def _pool(recipe: Recipe, suite: ResolvedSuite) -> Pool:
     merged = type(models).read(given, "The recipe's models")
     opened = open_models(merged)
     tasks = {name: merged.task_of(name, known) for name in merged.experts}
-    return replace(opened, tasks=tasks, tower=tower_of(opened.reference.config, merged.family))
+    opened = replace(opened, tasks=tasks, tower=tower_of(opened.reference.config, merged.family))
+    return with_statistics(opened, recipe.method)
 
 
 def _chosen(

@@ -2,12 +2,14 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from fusionbench.errors import Interrupted
+from fusionbench.weights.writer import written_to
 
 logger = logging.getLogger(__name__)
 PARTIAL = ".partial"
@@ -22,11 +24,13 @@ def build_once(final: Path, make: Callable[[Path], None]) -> None:
 
     Raises:
         Interrupted: on Ctrl-C; the working folder stays for the next call.
+        OutputError: where the disk is full or the folder cannot be written.
     """
     if final.is_dir():
         return
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(final.with_name(final.name + ".lock")):
+    with written_to(final.parent):
+        final.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(final.with_name(final.name + ".lock")), written_to(final):
         if final.is_dir():
             return
         working = final.with_name(final.name + PARTIAL)
@@ -42,8 +46,6 @@ def build_once(final: Path, make: Callable[[Path], None]) -> None:
 
 def stage(folder: Path, make: Callable[[Path], None]) -> None:
     """Make one part of a build unless it is there; a part that was begun is made anew."""
-    import shutil
-
     if folder.is_dir():
         return
     partial = folder.with_name(folder.name + PARTIAL)

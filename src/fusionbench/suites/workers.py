@@ -51,25 +51,36 @@ class Work(Config):
 
 
 def run_here(work: Work, progress: Progress | None = None) -> None:
-    """Do the jobs that nobody has taken, one after another, on one thread."""
+    """Do the jobs that nobody has taken, one after another, on one thread; then wait for those that others have."""
+    with one_thread():
+        for wait in (False, True):
+            for number, job in enumerate(work.jobs, start=1):
+                _do(work, job, wait)
+                if progress and not wait:
+                    progress("experts", sum(done.recipe.steps for done in work.jobs[:number]), work.steps)
+
+
+def _do(work: Work, job: Job, wait: bool) -> None:
+    """Make one model, unless another process has it in its hands; `wait` for that process to finish or to die."""
     from fusionbench.suites.tuning import finetune_suite
 
-    done = 0
-    with one_thread():
-        for job in work.jobs:
-            with _taken(work.out, job) as taken:
-                if taken:
-                    finetune_suite(
-                        work.suite,
-                        work.out,
-                        job.recipe,
-                        tasks=job.tasks,
-                        mtl=len(job.tasks) > 1,
-                        checkpoint_every=CHECKPOINT_EVERY,
-                    )
-            done += job.recipe.steps
-            if progress:
-                progress("experts", done, work.steps)
+    work.out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work.out / f"{job.name}.lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        return
+    with lock:
+        if wait and (work.out / job.name).exists():
+            return
+        finetune_suite(
+            work.suite,
+            work.out,
+            job.recipe,
+            tasks=job.tasks,
+            mtl=len(job.tasks) > 1,
+            checkpoint_every=CHECKPOINT_EVERY,
+        )
 
 
 def run_beside(work: Work, processes: int, progress: Progress | None = None) -> None:
@@ -84,12 +95,20 @@ def run_beside(work: Work, processes: int, progress: Progress | None = None) -> 
     description.write_text(work.model_dump_json())
     command = [sys.executable, "-m", __name__, str(description)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    # In sessions of their own, so that Ctrl-C comes here alone and what it says comes from here.
     workers = [
-        subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        subprocess.Popen(
+            command,
+            env=environment,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,
+        )
         for _ in range(processes)
     ]
     try:
-        while any(worker.poll() is None for worker in workers):
+        while None in [worker.poll() for worker in workers]:
             _raise_for(workers)
             if progress:
                 progress("experts", _steps_done(work), work.steps)
@@ -122,20 +141,6 @@ def _steps_of(work: Work, job: Job) -> int:
         return job.recipe.steps
     points = read_curve(work.out / f"{job.name}.training" / job.name)
     return points[-1].step if points else 0
-
-
-@contextmanager
-def _taken(out: Path, job: Job) -> Iterator[bool]:
-    """Take a job, unless another process has it."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / f"{job.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        yield False
-        return
-    with lock:
-        yield True
 
 
 @contextmanager

@@ -1,16 +1,20 @@
 """Do the models of a pool fit together? Every difference is found before anything is read or written. No torch here."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fusionbench.errors import IncompatibleModels
 from fusionbench.weights.headers import Source, TensorSpec
+from fusionbench.weights.roles import role
 
 SHOWN = 20
 """Differences that one message spells out."""
 HARMLESS = (".position_ids", ".attention.bias", ".attention.masked_bias", ".attn.bias", ".attn.masked_bias")
 """Integer or mask buffers that some versions of a library saved and others make anew."""
+
+_POSITIONS = re.compile(r"wpe|position", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +39,8 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
     Raises:
         IncompatibleModels: with every missing, extra or misshapen tensor of every expert in one message.
     """
-    scope = tuple(name for name in reference.specs if name.startswith(tower))
+    inside = [spec for name, spec in reference.specs.items() if name.startswith(tower)]
+    scope = tuple(spec.name for spec in inside if not is_buffer(spec))
     problems, notes, all_names = [], [], []
     if not scope:
         raise IncompatibleModels(f"{reference.label} has no tensor under {tower!r}, the part that this family fuses.")
@@ -48,8 +53,9 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
         notes += widths
         all_names.append(names)
     if problems:
-        raise IncompatibleModels(_message(reference, problems))
-    outside = len(reference.specs) - len(scope)
+        sizes = _vocabularies(reference, experts, all_names)
+        raise IncompatibleModels("\n".join([_message(reference, problems), *sizes]))
+    outside = len(reference.specs) - len(inside)
     if outside:
         notes.append(f"{len(scope)} tensors under {tower!r} are fused; the other {outside} come from {reference.label}")
     return Fit(scope, tuple(all_names), tuple(notes))
@@ -63,6 +69,27 @@ def _message(reference: Source, problems: Sequence[str]) -> str:
     return "\n".join([head, *shown, *more, tail])
 
 
+def _vocabularies(reference: Source, experts: Mapping[str, Source], names: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return a line where tables of tokens differ in nothing but their rows: every size, and what to do."""
+    for canonical in names[0] if names else ():
+        ours = reference.specs[canonical]
+        if len(ours.shape) != 2 or role(ours) not in ("embedding", "head") or _POSITIONS.search(canonical):
+            continue
+        held = {
+            name: expert.specs.get(own[canonical]) for (name, expert), own in zip(experts.items(), names, strict=True)
+        }
+        rows = {
+            name: spec.shape[0] for name, spec in held.items() if spec is not None and spec.shape[1:] == ours.shape[1:]
+        }
+        if any(count != ours.shape[0] for count in rows.values()):
+            sizes = "; ".join(f"{name} {count}" for name, count in rows.items())
+            return [
+                f"The vocabulary sizes differ: {reference.label} {ours.shape[0]}; {sizes}. Rows of different tokens cannot "
+                "be merged: bring all to one tokenizer first (resize_token_embeddings cuts or adds rows at the end)."
+            ]
+    return []
+
+
 def _architecture(reference: Source, name: str, expert: Source) -> list[str]:
     """Return a line where the configurations say that the models are of different kinds."""
     ours, theirs = reference.config.get("model_type"), expert.config.get("model_type")
@@ -74,7 +101,7 @@ def _align(reference: Source, expert: Source, scope: Sequence[str]) -> tuple[dic
     """Return the expert's own name of each tensor in scope, and a note where a prefix was added or taken off."""
     if any(name in expert.specs for name in scope):
         return {name: name for name in scope}, ""
-    theirs = set(expert.specs)
+    theirs = {name for name, spec in expert.specs.items() if not is_buffer(spec)}
     first = min(theirs, default="")
     lacking = {name.removesuffix(first) for name in scope if first and name.endswith(first)}
     lacking = {prefix for prefix in lacking if all(prefix + name in reference.specs for name in theirs)}
@@ -106,8 +133,7 @@ def _differences(
     for canonical, own in names.items():
         ours, theirs = reference.specs[canonical], expert.specs.get(own)
         if theirs is None:
-            if not canonical.endswith(HARMLESS) or ours.is_float:
-                problems.append(f"{name}: has no {canonical}")
+            problems.append(f"{name}: has no {canonical}")
         elif ours.shape != theirs.shape:
             problems.append(f"{name}: {canonical} is {_shape(theirs)}, in {reference.label} {_shape(ours)}")
         elif ours.is_float != theirs.is_float:
@@ -116,7 +142,7 @@ def _differences(
             widths.append(theirs.dtype)
     known = {*names.values(), *reference.specs}
     inside = _own_tower(tower, names)
-    surplus = [n for n in expert.specs if n not in known and n.startswith(inside) and not n.endswith(HARMLESS)]
+    surplus = [n for n in expert.specs if n not in known and n.startswith(inside) and not is_buffer(expert.specs[n])]
     problems += [
         f"{name}: has {extra} {_shape(expert.specs[extra])}, which {reference.label} lacks"
         for extra in surplus
@@ -130,7 +156,7 @@ def _differences(
 
 def _is_alias(reference: Source, expert: Source, names: Mapping[str, str], extra: str) -> bool:
     """Tell whether an extra tensor is only the second name of a tied one: same kind, same shape, same bytes."""
-    if not _tied(reference.config):
+    if not is_tied(reference.config):
         return False
     spec = expert.specs[extra]
     twins = [own for own in names.values() if own in expert.specs and _same_kind(expert.specs[own], spec)]
@@ -138,11 +164,17 @@ def _is_alias(reference: Source, expert: Source, names: Mapping[str, str], extra
     return any(expert.read(own) == content for own in twins)
 
 
+def is_buffer(spec: TensorSpec) -> bool:
+    """Tell whether a tensor is one of the `HARMLESS`; the hub's GPT-2 holds its masks as floats, `(1, 1, n, n)`."""
+    return spec.name.endswith(HARMLESS) and (not spec.is_float or len(spec.shape) != 1)
+
+
 def _same_kind(one: TensorSpec, other: TensorSpec) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape
 
 
-def _tied(config: Mapping[str, Any]) -> bool:
+def is_tied(config: Mapping[str, Any]) -> bool:
+    """Tell whether a configuration says that the head is the embedding."""
     text = config.get("text_config")
     nested = bool(text.get("tie_word_embeddings", False)) if isinstance(text, Mapping) else False
     # T5's configurations tie by default and do not say so.

@@ -82,8 +82,7 @@ def run_plan(
     if kernel is None:
         from fusionbench.weights.tensors import TorchWorker
 
-        unit = method.unit
-        held = BLOCK if unit == "element" else max((step.output.size for step in plan), default=0)
+        unit, held = method.unit, BLOCK if method.unit == "element" else max((s.held for s in plan), default=0)
         worker: Any = TorchWorker(plan, method, device)
     else:
         unit, held = "element", TILE
@@ -185,7 +184,7 @@ def _threads(plan: Plan, held: int, threads: int, memory: int | None) -> int:
     """
     if memory is None:
         return threads
-    rows = max((len(step.experts) for step in plan), default=0) + 4
+    rows = max((len(step.experts) + len(step.statistics) for step in plan), default=0) + 4
     job = rows * held * 4 + 2 * BLOCK * 4
     if memory < job:
         raise ConfigError(f"runtime.memory={memory:,} bytes is too small: this merge needs at least {job:,}.")
@@ -284,6 +283,7 @@ class _KernelWorker:
         if not is_finite(out):
             first = int(np.flatnonzero(~np.isfinite(out))[0])
             raise bad_input(self.plan.sources[place.source].label, place.spec, start + first, out[first])
+
     def _read_delta(self, place: Input, start: int, base: Any, out: Any) -> None:
         if self.kernel.compiled and place.spec.dtype == "BF16":
             from fusionbench.kernels.compiled_tiles import deltas_of_bf16

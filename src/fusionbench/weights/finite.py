@@ -13,7 +13,7 @@ def bad_input(label: str, spec: TensorSpec, index: int, value: object) -> NotFin
 
 
 def bad_result(output: TensorSpec, *, finite: bool) -> NotFinite:
-    """Return the error for a result that holds NaN or Inf, or, where it is `finite`, for one beyond its kind's range."""
+    """Return the error for a result that holds NaN or Inf, or that is `finite` and beyond what its kind can hold."""
     if not finite:
         return NotFinite(f"The result for {output.name} holds NaN or Inf. Nothing was written.")
     word = {kind: word for word, kind in WORDS.items()}[output.dtype]

@@ -81,18 +81,19 @@ def cost(sources: Sequence[Source]) -> dict[str, float]:
     return {"read": read, "written": written, "seconds": (read + written) / BYTES_PER_SECOND, "memory": memory}
 
 
-def distances(base: Source, expert: Source) -> dict[str, float]:
+def distances(base: Source, expert: Source, *, tower: str = "") -> dict[str, float]:
     """Return the length of the delta, of the base, and their ratio: streamed, sums in float64.
 
     Raises:
         FusionBenchError: where they do not fit, or hold kinds of number that cannot be widened.
     """
-    names = fit(base, {expert.label: expert}).names[0]
+    names = fit(base, {expert.label: expert}, tower=tower).names[0]
     delta = length = 0.0
     for canonical, own in names.items():
-        spec, theirs = base.specs[canonical], expert.specs[own]
+        spec = base.specs[canonical]
         if not spec.is_float:
             continue
+        theirs = expert.specs[own]
         if not {spec.dtype, theirs.dtype} <= WIDENED:
             raise FusionBenchError(
                 f"{canonical} is {spec.dtype} and {theirs.dtype}: norms are of {sorted(WIDENED)} only."

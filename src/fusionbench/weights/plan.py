@@ -5,7 +5,7 @@ Slices, renames, filters and layer gradients live here and nowhere else; a metho
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from fusionbench.errors import ConfigError
@@ -63,15 +63,24 @@ class Step(NamedTuple):
     experts: tuple[Input, ...]
     parameters: Mapping[str, Any]
     """Values for this tensor: one an expert as a tuple, others plain."""
+    statistics: tuple[Input, ...] = ()
+    """What was collected of each expert's data for this tensor; empty where some expert has nothing."""
+
+    @property
+    def held(self) -> int:
+        """Entries of the largest tensor that is read or written."""
+        return max(self.output.size, max((place.spec.size for place in self.statistics), default=0))
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Sources (the base first, where there is one) and steps in the order of the output's files."""
+    """Sources (base, experts, statistics, as far as there are any) and steps in the order of the output's files."""
 
     sources: tuple[Source, ...]
     steps: tuple[Step, ...]
     notes: tuple[str, ...]
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """What the output's config.json says otherwise than the reference's."""
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
@@ -93,6 +102,7 @@ def build_plan(
     seed: int = 0,
     dtype: str = "base",
     batch_norm: str = "average",
+    statistics: Mapping[str, Source] | None = None,
 ) -> Plan:
     """Return the plan of a merge of whole models.
 
@@ -106,12 +116,14 @@ def build_plan(
         seed: the recipe's.
         dtype: of the output's floating tensors, in safetensors' words; "base" keeps the reference's.
         batch_norm: policy for running means and variances.
+        statistics: what was collected of each expert's data, by name; tensors have the outputs' names.
     """
     reference = base if base is not None else next(iter(experts.values()))
-    sources = (*((base,) if base is not None else ()), *experts.values())
-    offset = len(sources) - len(experts)
+    collected = [statistics[name] for name in experts] if statistics else []
+    sources = (*((base,) if base is not None else ()), *experts.values(), *collected)
+    offset = 0 if base is None else 1
     scope, where = set(found.scope), places(reference.specs)
-    resolve = _resolver(parameters, values, tuple(experts))
+    resolve = resolver(parameters, values, tuple(experts))
     steps = []
     for name, spec in reference.specs.items():
         place = where[name]
@@ -124,8 +136,16 @@ def build_plan(
             for i, (expert, own) in enumerate(zip(experts.values(), found.names, strict=True))
         ) if action != "copy" else ()  # fmt: skip
         needed = base is not None or action == "copy"
-        steps.append(Step(output, action, site, Input(0, spec) if needed else None, inputs, resolve(site)))
+        known = _collected(name, collected, offset + len(experts)) if action == "merge" else ()
+        steps.append(Step(output, action, site, Input(0, spec) if needed else None, inputs, resolve(site), known))
     return Plan(sources, tuple(steps), found.notes)
+
+
+def _collected(name: str, statistics: Sequence[Source], offset: int) -> tuple[Input, ...]:
+    """Return each expert's statistic of a tensor, or nothing where not all have one."""
+    if not all(name in source.specs for source in statistics):
+        return ()
+    return tuple(Input(offset + i, source.specs[name]) for i, source in enumerate(statistics))
 
 
 def _action(name: str, spec: TensorSpec, scope: set[str], batch_norm: str) -> Action:
@@ -136,7 +156,7 @@ def _action(name: str, spec: TensorSpec, scope: set[str], batch_norm: str) -> Ac
     return "merge"
 
 
-def _resolver(
+def resolver(
     parameters: Sequence[Parameter], values: Mapping[str, Any], experts: tuple[str, ...]
 ) -> Callable[[Site], Mapping[str, Any]]:
     """Return a function from a site to the values there; one shared mapping where nothing depends on the tensor."""
@@ -149,7 +169,7 @@ def _resolver(
 
 
 def _per_expert(name: str, value: Any, experts: tuple[str, ...]) -> Any:
-    """Return one value an expert as a tuple; a schedule for all is kept as it is."""
+    """Return one value, or schedule, an expert as a tuple."""
     if isinstance(value, Mapping):
         unknown = [key for key in value if key not in experts]
         missing = [key for key in experts if key not in value]
@@ -164,7 +184,7 @@ def _per_expert(name: str, value: Any, experts: tuple[str, ...]) -> Any:
                 f"method.{name} has {len(value)} values for the {len(experts)} experts {', '.join(experts)}."
             )
         return tuple(value)
-    return value if is_schedule(value) else (value,) * len(experts)
+    return (value,) * len(experts)
 
 
 def _varies(value: Any) -> bool:

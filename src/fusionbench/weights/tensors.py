@@ -42,7 +42,7 @@ def _shaped(raw: np.ndarray[Any, Any], dtype: str, shape: Sequence[int]) -> Tens
 def as_bytes(tensor: Tensor) -> memoryview:
     """Return the bytes of a tensor in row-major order."""
     flat = tensor.detach().cpu().contiguous().view(-1)
-    return as_buffer(flat.view(torch.uint8).numpy())
+    return as_buffer(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
 
 
 def cast(raw: np.ndarray[Any, Any], source: str, output: TensorSpec) -> memoryview:
@@ -155,7 +155,7 @@ class TorchWorker:
         self.unit = method.unit
         self.function = method.load()
         self.device = torch.device("cpu" if device == "auto" else device)
-        self.wants = {name for name in ("site", "prepared") if name in inspect.signature(self.function).parameters}
+        self.accepted = frozenset(inspect.signature(self.function).parameters)
         self.prepared: Any = None
         self.uses_base = method.base != "unused"
 
@@ -170,19 +170,29 @@ class TorchWorker:
             for jobs in batches(self.plan, self.unit):
                 yield from (self._chunk(job) for job in jobs if job.step.action == "merge")
 
+        def statistics() -> Iterator[tuple[Site, list[Tensor]]]:
+            for jobs in batches(self.plan, self.unit):
+                for job in jobs:
+                    if found := self._statistics(job):
+                        yield job.step.site, found
+
         at = {step.output.name: step.parameters for step in self.plan if step.action == "merge"}
         wanted = inspect.signature(prepare).parameters
-        self.prepared = prepare(read, at, **{name: value for name, value in values.items() if name in wanted})
+        given = {**values, "statistics": statistics}
+        self.prepared = prepare(read, at, **{name: value for name, value in given.items() if name in wanted})
 
     def merge(self, job: Job, sink: Sink) -> None:
         """Fuse one job's entries and write them."""
         chunk = self._chunk(job)
-        injected = {"site": chunk.site, "prepared": self.prepared}
-        extra = {name: injected[name] for name in self.wants}
+        given = {**job.step.parameters, "site": chunk.site, "prepared": self.prepared}
+        if "stats" in self.accepted:
+            given["stats"] = self._statistics(job)
         output = job.step.output
         with torch.no_grad():
             result = self.function(
-                *((chunk.base,) if self.uses_base else ()), chunk.experts, **job.step.parameters, **extra
+                *((chunk.base,) if self.uses_base else ()),
+                chunk.experts,
+                **{name: value for name, value in given.items() if name in self.accepted},
             )
         written = result.to(TORCH[output.dtype])
         if not bool(torch.isfinite(written.to(result.dtype)).all()):
@@ -199,6 +209,14 @@ class TorchWorker:
         experts = [self._read(expert, job, shape, wide) for expert in step.experts]
         base = self._read(step.base, job, shape, wide) if step.base is not None and self.uses_base else None
         return Chunk(site, base, experts)
+
+    def _statistics(self, job: Job) -> list[Tensor] | None:
+        """Return what was collected of each expert for a whole tensor; None where there is nothing."""
+        places = job.step.statistics
+        whole = [job._replace(stop=place.spec.size) for place in places]
+        wide = torch.float64 if any(place.spec.dtype == "F64" for place in places) else torch.float32
+        found = [self._read(place, one, place.spec.shape, wide) for place, one in zip(places, whole, strict=True)]
+        return found or None
 
     def _read(self, place: Input, job: Job, shape: Sequence[int], wide: torch.dtype) -> Tensor:
         source = self.plan.sources[place.source]

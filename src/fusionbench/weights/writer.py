@@ -5,6 +5,7 @@ first second), tensors are put in their place in any order by any thread, and th
 """
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -61,6 +62,7 @@ class CheckpointWriter:
         self._shards = list(_split(specs, shard_bytes))
         self._metadata = {"format": "pt", **metadata}
         self._descriptors: list[int] = []
+        self._lock: int | None = None
         self._places: dict[str, _Place] = {}
         self._items = {spec.name: ITEM_BYTES[spec.dtype] for spec in specs}
 
@@ -73,14 +75,34 @@ class CheckpointWriter:
         with written_to(self.folder):
             if self.folder.exists():
                 raise OutputError(f"{self.folder} exists; nothing is written over. Choose another folder or remove it.")
-            shutil.rmtree(self.partial, ignore_errors=True)
+            if self.partial.exists():
+                # Of a writer that was killed, or of one that is at work.
+                leftover = self._locked()
+                shutil.rmtree(self.partial, ignore_errors=True)
+                os.close(leftover)
             self.partial.mkdir(parents=True)
+            self._lock = self._locked()
             try:
                 self._create_files()
             except BaseException:
                 self._discard()
                 raise
         return self
+
+    def _locked(self) -> int:
+        """Return a descriptor that holds the folder for this process until it is closed, or the process ends."""
+        descriptor = os.open(self.partial, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OutputError(
+                f"{self.folder} is being written by another process. Wait for it, or choose another folder."
+            ) from None
+        except OSError:
+            # Not every file system has locks.
+            pass
+        return descriptor
 
     def _create_files(self) -> None:
         free = shutil.disk_usage(self.partial).free
@@ -134,17 +156,20 @@ class CheckpointWriter:
             self._finish(self.partial)
         for descriptor in self._descriptors:
             os.fsync(descriptor)
-        self._close()
         os.rename(self.partial, self.folder)
+        self._close()
         _sync_folder(self.folder.parent)
 
     def _close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _discard(self) -> None:
-        self._close()
         shutil.rmtree(self.partial, ignore_errors=True)
+        self._close()
 
 
 def _put(descriptor: int, content: memoryview | bytes, offset: int) -> None:

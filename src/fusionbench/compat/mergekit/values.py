@@ -64,8 +64,8 @@ class Values:
 
     def _resolve(self, key: str, theirs: Theirs, model: Model) -> JSON:
         """Return one model's value of a parameter: plain, or a schedule that ends with an entry for all tensors."""
-        scopes = [(f"{model.path}.parameters.{key}", model.parameters)] if theirs.each else []
-        given = [(path, scope[key]) for path, scope in [*scopes, (f"parameters.{key}", self.shared)] if key in scope]
+        scopes = [(f"{model.path}.parameters.{key}", model.parameters), (f"parameters.{key}", self.shared)]
+        given = [(path, scope[key]) for path, scope in scopes if key in scope]
         entries: list[dict[str, JSON]] = []
         for path, value in given:
             entries += self._entries(path, value, theirs)

@@ -25,7 +25,7 @@ VERSION = 1
 MANIFEST = "manifest.json"
 
 
-@suite(NAME, version=VERSION)
+@suite(NAME, version=VERSION, method_defaults=recipes()[1])
 def mini_clip(*, size: str, seed: int, progress: Progress | None) -> ResolvedSuite:
     """Eight small image tasks, real and rendered, and a CLIP of two towers trained here; needs no network.
 

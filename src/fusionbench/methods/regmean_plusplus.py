@@ -1,0 +1,141 @@
+"""RegMean++: RegMean block by block, on the inputs that the blocks before it make once they are merged."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from fusionbench.config import MethodConfig
+from fusionbench.errors import MissingPart
+from fusionbench.families.base import Batch, Family, HasParts, HasTokens
+from fusionbench.merge import Pool, plan_of
+from fusionbench.methods._context import Context
+from fusionbench.methods._method import merge_method
+from fusionbench.methods._statistics import CollectSplit, InputGrams, Wearer, drawn, own_task
+from fusionbench.methods.regmean import Ridge, regmean
+from fusionbench.mixing import Fused, FusedWeights
+from fusionbench.parameters import Count, Share
+from fusionbench.registry import methods
+from fusionbench.tasks import Task
+from fusionbench.weights.engine import run_plan
+from fusionbench.weights.plan import Plan, Site
+from fusionbench.weights.tensors import MemorySink
+
+
+class _Reached(Exception):
+    """The block in question has run; what comes after it does not matter."""
+
+
+@merge_method(
+    "regmean_plusplus",
+    paper="arXiv:2508.03121",
+    kind="whole",
+    category="merge",
+    version=1,
+    needs=("unlabelled",),
+    compat={"paper": {}, "fusion_bench": {"ridge": 0.0}},
+)
+def regmean_plusplus(
+    pool: Pool, tasks: Mapping[str, Task], context: Context, *, off_diagonal: Share = 0.95, ridge: Ridge = 1e-6,
+    examples: Count = 256, batch: Count = 32, split: CollectSplit = "train",
+) -> Fused:  # fmt: skip
+    """Return RegMean's merge with Gram matrices of inputs that the merged blocks before made (arXiv:2508.03121, §4).
+
+    All tensors begin as the experts' average. Then, block by block: each expert's block runs on its task's inputs as
+    they come out of the merged blocks before it, its linear maps' Gram matrices are taken, and the block's linear maps
+    are merged by RegMean. Linear maps outside all blocks stay averaged.
+
+    Args:
+        pool: experts, each with its task; a base is not needed.
+        tasks: those that experts were trained on; their inputs are read without labels.
+        context: of the run.
+        off_diagonal: α, the factor on Gram matrices off their diagonal; the paper's is 0.95.
+        ridge: as in `regmean`.
+        examples: how many inputs of each task; the paper's is 256.
+        batch: inputs that are run together; changes nothing but rounding.
+        split: where the inputs come from.
+
+    Raises:
+        MissingPart: where the family names no blocks or linear maps.
+        ConfigError: where an expert's task is not known.
+
+    Others: fusion_bench leaves what stands outside the blocks pretrained, and calls blocks without attention mask and
+    position information; here the whole module runs up to the block, so every architecture has its own.
+    """
+    family = context.family
+    if not isinstance(family, HasParts):
+        raise MissingPart(family.name, "list of blocks and linear maps", ("regmean_plusplus",))
+    own = {expert: own_task(pool, tasks, expert) for expert in pool.experts}
+    wearer = Wearer(pool, family, context.device)
+    plan = plan_of(pool, MethodConfig.read({"name": "simple_average"}))
+    merged = _average(plan)
+    sites = {step.output.name: step.site for step in plan}
+    wearer.put({name: merged[name] for name in wearer.inside})
+    blocks = family.blocks(wearer.module)
+    for done, block in enumerate(blocks):
+        if context.loop.progress is not None:
+            context.loop.progress("merging by regmean_plusplus", done, len(blocks))
+        grams = {}
+        for expert, task in own.items():
+            wearer.wear(expert, f"{block}.")
+            data = drawn(task, split, context, examples=examples, batch=batch)
+            grams[expert] = _grams_of_block(wearer.module, family, task, block, list(data))
+        found = _merge_block(wearer, sites, grams, off_diagonal, ridge)
+        merged |= {name: tensor.to(merged[name].dtype).cpu() for name, tensor in found.items()}
+        inside = {name for name, module_name in wearer.inside.items() if module_name.startswith(f"{block}.")}
+        wearer.put({name: merged[name] for name in inside})
+    _report(wearer, family, blocks, context)
+    count = sum(min(examples, task.size(split)) for task in own.values())
+    context.used("adapted", split=split, tasks=tuple(dict.fromkeys(t.name for t in own.values())), count=count)
+    fused = {name: merged[name] for name in wearer.inside}
+    return FusedWeights(fused, family, pool.reference)
+
+
+def _average(plan: Plan) -> dict[str, Tensor]:
+    sink = MemorySink([step.output for step in plan])
+    run_plan(plan, methods["simple_average"], sink, values={}, threads=1)
+    return sink.weights
+
+
+def _grams_of_block(module: nn.Module, family: Family, task: Task, block: str, data: list[Batch]) -> dict[str, Tensor]:
+    """Return the Gram matrices of one block's linear maps on a task's inputs, by module name of their weights."""
+    grams = InputGrams(module, family, f"{block}.")
+    predict = task.bind(module)
+
+    def stop(*_: object) -> None:
+        raise _Reached
+
+    handle = module.get_submodule(block).register_forward_hook(stop)
+    try:
+        for one in data:
+            mask = family.token_mask(one) if isinstance(family, HasTokens) else None
+            try:
+                grams.watch(lambda given=one: predict(given), mask)  # type: ignore[misc]
+            except _Reached:
+                continue
+    finally:
+        handle.remove()
+    return grams.means()
+
+
+def _merge_block(
+    wearer: Wearer, sites: Mapping[str, Site], grams: Mapping[str, Mapping[str, Tensor]], off_diagonal: float,
+    ridge: float,
+) -> dict[str, Tensor]:  # fmt: skip
+    """Return the merged weights of the linear maps for which every expert has a Gram matrix, by canonical name."""
+    found = {}
+    for name in wearer.names:
+        inside = wearer.inside[name]
+        if all(inside in known for known in grams.values()):
+            tensors = [wearer.read(expert, name) for expert in grams]
+            stats = [known[inside] for known in grams.values()]
+            with torch.no_grad():
+                found[name] = regmean(tensors, off_diagonal=off_diagonal, ridge=ridge, site=sites[name], stats=stats)
+    return found
+
+
+def _report(wearer: Wearer, family: HasParts, blocks: list[str], context: Context) -> None:
+    """Note the linear maps outside all blocks, which are averaged."""
+    outside = [s.name for s in family.linears(wearer.module) if not any(s.name.startswith(f"{b}.") for b in blocks)]
+    if outside:
+        context.note(f"linear maps outside the blocks are averaged: {', '.join(outside)}")

@@ -1,0 +1,139 @@
+"""Ensembles: the worked numbers of the specification, their laws, and members that stay as they are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import Kept, Toy
+
+from fusionbench.errors import ConfigError
+from fusionbench.merge import Pool
+from fusionbench.methods.ensembles import (
+    average_outputs,
+    largest_outputs,
+    max_model,
+    simple_ensemble,
+    weighted_ensemble,
+)
+from fusionbench.weights.tensors import TensorSource
+
+A, B = torch.tensor([[2.0, 0, 0]]), torch.tensor([[0.0, 1, 0.5]])
+
+
+class Constant(nn.Module):
+    """The same logits for every point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(3))
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.logits.expand(len(points), 3)
+
+
+class Ask:
+    """A task that hands on what the module says."""
+
+    def __init__(self, family: Toy) -> None:
+        self.name, self.family = "ask", family
+
+    def bind(self, backbone: Any) -> Any:
+        return lambda batch: self.family.features(backbone, batch)
+
+
+FAMILY = Toy(Constant)
+POINTS = {"points": torch.zeros(2, 3)}
+
+
+def pool() -> Pool:
+    config = {"model_type": "toy"}
+    members = {name: TensorSource(name, {"logits": logits[0]}, config) for name, logits in (("a", A), ("b", B))}
+    return Pool(TensorSource("base", {"logits": torch.zeros(3)}, config), members)
+
+
+def close(found: Tensor, expected: list[float]) -> None:
+    torch.testing.assert_close(found[0], torch.tensor(expected), atol=2e-6, rtol=0)
+
+
+def test_the_mean_of_logits_and_of_probabilities_by_hand() -> None:
+    close(average_outputs([A, B], [0.5, 0.5], "logits"), [1, 0.5, 0.25])
+    close(average_outputs([A, B], [0.5, 0.5], "logits").softmax(-1), [0.481024, 0.291756, 0.227220])
+    close(average_outputs([A, B], [0.5, 0.5], "probabilities"), [0.486655, 0.306494, 0.206851])
+
+
+def test_log_probabilities_rank_as_logits_do() -> None:
+    by_logs = average_outputs([A, B], [0.5, 0.5], "log_probabilities")
+    close(by_logs.softmax(-1), [0.481024, 0.291756, 0.227220])
+
+
+def test_weights_by_hand() -> None:
+    close(average_outputs([A, B], [0.25, 0.75], "logits"), [0.5, 0.75, 0.375])
+    close(average_outputs([A, B], [0.25, 0.75], "probabilities"), [0.336489, 0.406487, 0.257024])
+
+
+def test_the_surest_member_decides_by_probability_not_by_logit() -> None:
+    first, second = torch.tensor([[11.0, 10, 0]]), torch.tensor([[0.0, 3, 0]])
+    assert largest_outputs([first, second], "logits").argmax() == 0
+    close(largest_outputs([first, second], "probabilities"), [0.731050, 0.909443, 0.045279])
+
+
+def test_label_sets_may_differ_an_absent_class_is_minus_infinity() -> None:
+    """The flu example of heterogeneous model reuse: three models, five classes, class 4 wins with 3/4."""
+    absent = -torch.inf
+    shares = [[absent, absent, absent, 0.25, 0.75], [absent, 2 / 7, 4 / 7, 1 / 7, absent]]
+    logits = [torch.tensor([row]).log() if absent not in row else _logs(row) for row in shares]
+    found = largest_outputs(logits, "probabilities")
+    assert found.argmax() == 4
+    close(found[:, 1:], [2 / 7, 4 / 7, 0.25, 0.75])
+
+
+def _logs(row: list[float]) -> Tensor:
+    values = torch.tensor([row])
+    return torch.where(values > 0, values.clamp_min(1e-30).log(), values)
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_members_answer_together_resident_or_one_at_a_time(tmp_path: Path, resident: bool) -> None:
+    context = Kept(tmp_path).context(FAMILY)
+    models = pool()
+    before = {name: source.fingerprint() for name, source in models.experts.items()}
+    close(simple_ensemble(models, {}, context, resident=resident).for_task(Ask(FAMILY))(POINTS), [1, 0.5, 0.25])
+    close(
+        weighted_ensemble(models, {}, context, weights=[1, 3], resident=resident).for_task(Ask(FAMILY))(POINTS),
+        [0.5, 0.75, 0.375],
+    )
+    close(max_model(models, {}, context, over="logits", resident=resident).for_task(Ask(FAMILY))(POINTS), [2, 1, 0.5])
+    assert before == {name: source.fingerprint() for name, source in models.experts.items()}
+
+
+def test_weights_are_searched_on_validation_data_only(tmp_path: Path) -> None:
+    kept = Kept(tmp_path)
+
+    def evaluate(fused: Any) -> dict[str, float]:
+        with torch.inference_mode():
+            return {"ask": float(fused.for_task(Ask(FAMILY))(POINTS)[0, 1])}
+
+    fused = weighted_ensemble(pool(), {"ask": Ask(FAMILY)}, kept.context(FAMILY, evaluate), trials=16)
+    assert evaluate(fused)["ask"] > 0.8
+    assert kept.used["selected"]["split"] == "validation"
+    assert "selected on validation data" in kept.notes[0]
+
+
+def test_an_ensemble_is_saved_whole(tmp_path: Path) -> None:
+    simple_ensemble(pool(), {}, Kept(tmp_path).context(FAMILY), over="probabilities").save(tmp_path / "saved")
+    about = json.loads((tmp_path / "saved" / "ensemble.json").read_text())
+    assert about == {"members": ["a", "b"], "method": "simple_ensemble", "over": "probabilities"}
+    assert sorted(path.name for path in (tmp_path / "saved" / "members").iterdir()) == ["a", "b"]
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    context = Kept(tmp_path).context(FAMILY)
+    with pytest.raises(ConfigError, match="sum to 0"):
+        weighted_ensemble(pool(), {}, context, weights=[1, -1])
+    with pytest.raises(ConfigError, match="3 values for 2 experts"):
+        weighted_ensemble(pool(), {}, context, weights=[1, 1, 1])
+    with pytest.raises(ConfigError, match="no tasks"):
+        weighted_ensemble(pool(), {}, context)
