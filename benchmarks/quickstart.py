@@ -18,7 +18,8 @@ def main() -> None:
         tasks = {task: scores["accuracy"]["value"] for task, scores in report["tasks"].items()}
         rows.append({"method": name, "tasks": tasks, "average": report["average"]["accuracy"]})
     times = {p.parent.name: json.loads(p.read_text())["seconds"] for p in folder.glob("*/run.json")}
-    write_record(Path("docs/results/quickstart.json"), {"suite": reports["ties"]["suite"], "rows": rows, "seconds": times})
+    values = {"suite": reports["ties"]["suite"], "rows": rows, "seconds": times}
+    write_record(Path("docs/results/quickstart.json"), values)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Fill the generated blocks of README.md and docs/ from the index and from record files; run: python scripts/render_docs.py.
+"""Fill the generated blocks of README.md and docs/ from the index and from record files.
 
 A block stands between `<!-- begin: NAME -->` and `<!-- end -->`; `<!-- parameters -->` on a method's page is the short
 form of its parameter table. With --check nothing is written, and the exit code says whether something is stale.
@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from fusionbench.registry import methods
 
@@ -43,6 +44,12 @@ def parameters_table(name: str) -> str:
     return "\n".join(lines)
 
 
+def origin(record: dict[str, Any]) -> str:
+    """Return where the figures of a record come from."""
+    machine = record["machine"]
+    return f"`{record['command']}`, {record['date']}, commit {record['commit']}, {machine['cores']} cores."
+
+
 def quickstart_table() -> str:
     record = json.loads((RESULTS / "quickstart.json").read_text())
     rows = record["values"]["rows"]
@@ -51,21 +58,20 @@ def quickstart_table() -> str:
     for row in rows:
         cells = [f"{100 * row['tasks'][task]:.1f}" for task in tasks]
         lines.append(f"| {row['method']} | " + " | ".join(cells) + f" | {100 * row['average']:.1f} |")
-    where = f"{record['command']}, {record['date']}, commit {record['commit']}, {record['machine']['cores']} cores"
-    return "\n".join([*lines, "", f"Accuracy in %. `{where}`."])
+    return "\n".join([*lines, "", f"Accuracy in %. {origin(record)}"])
 
 
 def merge_table() -> str:
     record = json.loads((RESULTS / "merge.json").read_text())
     tools = ("fusionbench", "mergekit", "fusion-bench")
-    lines = ["| method | " + " | ".join(f"{tool}: s, MB" for tool in tools) + " | faster than the faster peer |", "|---" * 5 + "|"]
+    head = " | ".join(f"{tool}: s, MB" for tool in tools)
+    lines = [f"| method | {head} | faster than the faster peer |", "|---" * 5 + "|"]
     for method, measured in record["values"]["methods"].items():
         cells = [f"{measured[t]['wall']:.2f}, {measured[t]['anonymous']:.0f}" if t in measured else "–" for t in tools]
         peers = [measured[tool]["wall"] for tool in tools[1:] if tool in measured]
         ratio = f"{min(peers) / measured['fusionbench']['wall']:.1f} ×" if peers else "–"
         lines.append(f"| {method} | " + " | ".join(cells) + f" | {ratio} |")
-    where = f"{record['command']}, {record['date']}, commit {record['commit']}, {record['machine']['cores']} cores"
-    return "\n".join([*lines, "", f"Seconds of the whole process and peak anonymous memory, medians. `{where}`."])
+    return "\n".join([*lines, "", f"Seconds of the whole process and peak anonymous memory, medians. {origin(record)}"])
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
@@ -81,7 +87,8 @@ def rendered(path: Path, text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
-        content = parameters_table(name.removeprefix("parameters ")) if name.startswith("parameters ") else BLOCKS[name]()
+        of_method = name.removeprefix("parameters ")
+        content = BLOCKS[name]() if name in BLOCKS else parameters_table(of_method)
         return f"<!-- begin: {name} -->\n{content}\n<!-- end -->"
 
     return BLOCK.sub(fill, text)

@@ -23,15 +23,18 @@ def plan_for(
     *,
     tower: str = "",
     config: Mapping[str, Any] | None = None,
+    statistics: Mapping[str, State] | None = None,
     **options: Any,
 ) -> Plan:
     """The plan of a merge of models in memory; `options` are those of `build_plan`."""
+    collected = {name: TensorSource(f"statistics/{name}", tensors) for name, tensors in (statistics or {}).items()}
     entry = methods[method]
     sources = {name: TensorSource(name, tensors, config) for name, tensors in experts.items()}
     origin = TensorSource("base", base, config) if base is not None else None
     found = fit(origin or next(iter(sources.values())), sources, tower=tower)
     values = check(method, entry.parameters, parameters or {})
-    return build_plan(origin, sources, found, method=method, parameters=entry.parameters, values=values, **options)
+    return build_plan(origin, sources, found, method=method, parameters=entry.parameters, values=values,
+                      statistics=collected, **options)  # fmt: skip
 
 
 def fuse(

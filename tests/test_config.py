@@ -316,7 +316,7 @@ def test_every_problem_of_a_recipe_is_named_at_once() -> None:
         "scale is not a key of a recipe; did you mean method.scale?",
         "size is not a key of a recipe; did you mean suite.size?",
         "sede is not a key of a recipe; did you mean seed? It has: suite, base, experts, family, space, batch_norm, "
-        "tasks, method, seed, output, runtime.",
+        "tasks, method, slices, seed, output, runtime.",
     ]
 
 

@@ -149,7 +149,7 @@ def open_models(pool: Any) -> Pool:
         tasks = {name: resolved.suite.pool.task_of(name, known) for name in resolved.suite.pool.experts}
         return replace(open_models(resolved.suite.pool), tasks=tasks)
     base, experts = open_experts(pool.base, pool.experts)
-    mtl = open_source(pool.mtl) if pool.mtl is not None else None
+    mtl = _open_one("mtl", pool.mtl, base) if pool.mtl is not None else None
     opened = Pool(base, experts, mtl=mtl, tasks={name: expert.task or name for name, expert in pool.experts.items()})
     return replace(opened, tower=tower_of(opened.reference.config, pool.family), family=pool.family)
 

@@ -3,13 +3,13 @@
 import json
 import platform
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fusionbench.config import MethodConfig, Recipe, identity
+from fusionbench.config import MethodConfig, Recipe, SliceConfig, identity
 from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.registry import Entry, families, load_attribute, methods
 from fusionbench.weights.adapters import AdapterBase, open_experts
@@ -19,6 +19,7 @@ from fusionbench.weights.headers import ITEM_BYTES, WORDS, Source
 from fusionbench.weights.plan import Plan, build_plan
 from fusionbench.weights.slices import plan_slices
 from fusionbench.weights.sources import open_source
+from fusionbench.weights.tokens import vocabulary_notes
 from fusionbench.weights.writer import CheckpointWriter
 
 COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -164,20 +165,26 @@ def plan_of_recipe(recipe: Recipe, pool: Pool) -> Plan:
     """Return the plan of a recipe on its opened models, slice by slice where it has slices; see `plan_of`."""
     method, dtype = recipe.method, recipe.output.dtype
     if recipe.slices is None:
-        return plan_of(pool, method, seed=recipe.seed, batch_norm=recipe.batch_norm, dtype=dtype)
-    entry = methods[method.name]
-    if entry.kind != "stream" or STATISTICS in method.params:
+        plan = plan_of(pool, method, seed=recipe.seed, batch_norm=recipe.batch_norm, dtype=dtype)
+    else:
+        plan = _plan_of_slices(recipe, recipe.slices, pool)
+    return replace(plan, notes=(*plan.notes, *vocabulary_notes(pool.reference, pool.experts)))
+
+
+def _plan_of_slices(recipe: Recipe, slices: Sequence[SliceConfig], pool: Pool) -> Plan:
+    entry, dtype = methods[recipe.method.name], recipe.output.dtype
+    if entry.kind != "stream" or STATISTICS in recipe.method.params:
         raise ConfigError(
             f"{entry.name} cannot be used with slices: it does not merge tensor by tensor from files alone."
         )
     return plan_slices(
         pool.base,
         pool.experts,
-        recipe.slices,
+        slices,
         method=entry.name,
         origin=entry.base,
         parameters=entry.parameters,
-        values=method.params,
+        values=recipe.method.params,
         seed=recipe.seed,
         dtype=dtype if dtype == "base" else WORDS[dtype],
     )

@@ -183,17 +183,10 @@ def test_an_interrupted_process_dies_with_its_code(checkpoint: Write, tmp_path: 
     big = np.zeros((2048, 2048), np.float32)
     base = checkpoint("base", w=big)
     experts = [f"experts.e{i}={base}" for i in range(12)]
-    command = [
-        sys.executable,
-        "-m",
-        "fusionbench.cli",
-        "merge",
-        f"base={base}",
-        *experts,
-        "method=ties",
-        "--out",
-        "out",
-    ]
+    # A job in the background is started with interruptions ignored; the command line should not be.
+    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    start += "sys.argv[0] = 'fusionbench'; from fusionbench.cli import main; main()"
+    command = [sys.executable, "-c", start, "merge", f"base={base}", *experts, "method=ties", "--out", "out"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     while not (tmp_path / "out.partial").exists() and process.poll() is None:
         pass

@@ -170,14 +170,14 @@ def test_a_base_in_half_precision_is_trained_in_full_and_written_in_half(tmp_pat
     from transformers import CLIPModel
 
     CLIPModel.from_pretrained(clip_folder).to(torch.bfloat16).save_pretrained(tmp_path / "half")
-    # Steps of 1e-4 vanish next to weights of about .3 when each is rounded to bfloat16; twenty together do not.
-    recipe = FinetuneRecipe(steps=20, batch=8, learning_rate=1e-4)
+    # Next to weights above .25, whose bfloat16 neighbours are .002 away, one step of 1e-4 is rounded away.
+    recipe = FinetuneRecipe(steps=30, batch=8, learning_rate=1e-4)
     finetune(tmp_path / "half", {"cats": cats}, tmp_path / "expert", recipe)
     base, expert = weights(tmp_path / "half"), weights(tmp_path / "expert")
     name = "vision_model.encoder.layers.0.mlp.fc1.weight"
     assert expert[name].dtype == torch.bfloat16
-    moved = (expert[name].float() - base[name].float()).abs().max()
-    assert 1e-4 < moved < 1e-2
+    large = base[name].abs() > 0.25
+    assert (expert[name] != base[name])[large].any()
 
 
 def test_the_best_validation_can_be_kept(tmp_path, clip_folder, cats):

@@ -4,7 +4,7 @@ import sys
 
 COMPILE = """
 import numpy as np
-from fusionbench.kernels.selection import count_equal
+from fusionbench.kernels.counting import count_equal
 print(count_equal(np.array([[1, 2, 1]], np.uint32), np.array([1], np.uint32)).tolist())
 """
 

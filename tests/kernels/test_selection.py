@@ -1,6 +1,7 @@
 """Exactly the wanted share is kept, and exactly those entries that sorting would keep."""
 
 import math
+import tracemalloc
 from decimal import Decimal
 
 import numpy as np
@@ -11,7 +12,8 @@ from values import numbers
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import selection
-from fusionbench.kernels.selection import count_equal, kept, thresholds, trim_below
+from fusionbench.kernels.counting import count_equal, trim_below
+from fusionbench.kernels.selection import kept, thresholds
 
 
 @given(st.integers(1, 1000), st.integers(0, 10**9))
@@ -218,3 +220,16 @@ def test_ties_are_counted_by_magnitude():
     bits = np.array([[1.0, -1.0, 0.5, 0.0, -0.0], [0.0, -0.0, 2.0, 1.0, 1.0]], np.float32).view(np.uint32)
     one = int(np.float32(1.0).view(np.uint32))
     assert count_equal(bits, np.array([one, 0], np.uint32)).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("scope", ["model", "tensor", "changed"])
+def test_memory_does_not_grow_with_the_number_of_tensors(scope):
+    """A histogram takes a quarter of a megabyte an expert: one for each of 300 tensors would be 300 times as much."""
+    random = np.random.default_rng(0)
+    models = {f"t{i:03}": random.integers(-9, 9, (4, 20)).astype(np.float32) for i in range(300)}
+    tracemalloc.start()
+    found = cuts(models, 0.3, scope)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found is not None
+    assert peak < 40e6

@@ -10,7 +10,14 @@ from fusionbench.registry import methods
 
 State = dict[str, Tensor]
 STREAM = sorted(name for name in methods if methods[name].kind == "stream")
-EXPERTS = {"slerp": (2,), "nuslerp": (2,), "nearswap": (1,), "arcee_fusion": (1,), "model_stock": (2, 3)}
+EXPERTS = {
+    "passthrough": (1,),
+    "slerp": (2,),
+    "nuslerp": (2,),
+    "nearswap": (1,),
+    "arcee_fusion": (1,),
+    "model_stock": (2, 3),
+}
 """How many experts a method takes, where not any number."""
 FAST: dict[str, dict[str, Any]] = {"wudi": {"steps": 10}, "doge_ta": {"steps": 5}}
 """Parameters that make an iterative method short."""
@@ -48,9 +55,22 @@ def pool(seed: int, count: int, coarse: bool = False, shapes: dict[str, tuple[in
     return base, experts
 
 
+def statistics(name: str, experts: dict[str, State]) -> dict[str, State]:
+    """What might have been collected of the experts' data: positive numbers for fisher, Gram matrices for regmean."""
+    found: dict[str, State] = {}
+    for expert in experts if getattr(methods[name].load(), "collect", None) else ():
+        shapes = {n: tuple(tensor.shape) for n, tensor in sorted(experts[expert].items())}
+        if name == "regmean":
+            shapes = {n: (3 * shape[-1], shape[-1]) for n, shape in shapes.items() if len(shape) == 2}
+        drawn = state(int(expert.removeprefix("e")), shapes)
+        found[expert] = {n: t.T @ t if name == "regmean" else t.square() for n, t in drawn.items()}
+    return found
+
+
 def fused(name: str, base: State, experts: dict[str, State], values: dict[str, Any] | None = None, **run: Any) -> State:
     given_base = None if methods[name].base == "unused" else base
-    return fuse(name, given_base, experts, {**FAST.get(name, {}), **(values or {})}, run=run)
+    collected = statistics(name, experts)
+    return fuse(name, given_base, experts, {**FAST.get(name, {}), **(values or {})}, run=run, statistics=collected)
 
 
 def counts(name: str) -> tuple[int, ...]:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from pools import FAST, SHAPES, STREAM, State, bits, counts, fused, pool, state
+from pools import FAST, SHAPES, STREAM, State, bits, counts, fused, pool, state, statistics
 from torch import Tensor
 
 from fusing import plan_for
 from fusionbench.parameters import Parameter, check
 from fusionbench.registry import methods
+from fusionbench.weights import engine
 
 CONTEXT: dict[tuple[str, str], dict[str, Any]] = {
     ("weighted_average", "normalize"): {"weights": 0.7},
@@ -63,6 +64,7 @@ SETTABLE = [
     (name, parameter.name, value)
     for name in STREAM
     for parameter in methods[name].parameters
+    if parameter.name in inspect.signature(methods[name].load()).parameters
     for value in alternatives(name, parameter)
 ]
 
@@ -142,8 +144,26 @@ def test_the_function_gives_the_engines_bits(name, parameter, value, shape):
         base, experts = pool(seed, counts(name)[-1], coarse, {"layers.0.weight": shape})
         values = settled(name, parameter, value, len(experts))[parameter != ""]
         (step,) = plan_for(name, base, experts, values)
-        injected = {"site": step.site} if "site" in inspect.signature(entry.load()).parameters else {}
+        collected = [tensors["layers.0.weight"] for tensors in statistics(name, experts).values() if tensors]
+        given = {**check(name, entry.parameters, values), "site": step.site, "stats": collected or None}
+        wanted = inspect.signature(entry.load()).parameters
         inputs = [tensors["layers.0.weight"] for tensors in experts.values()]
         arguments = [inputs] if entry.base == "unused" else [base["layers.0.weight"], inputs]
-        result = entry.load()(*arguments, **check(name, entry.parameters, values), **injected)
+        result = entry.load()(*arguments, **{key: value for key, value in given.items() if key in wanted})
         assert bits({"layers.0.weight": result}) == bits(fused(name, base, experts, values))
+
+
+KERNELS = [call for call in [*PLAIN_CALLS, *SETTABLE] if methods[call[0]].kernel]
+
+
+@pytest.mark.parametrize(("name", "parameter", "value"), KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_the_kernel_gives_the_torch_functions_bits(name, parameter, value, dtype, monkeypatch, small_tiles):
+    small_tiles(16, 48)
+    for base, experts in pools(name)[:4]:
+        values = settled(name, parameter, value, len(experts))[parameter != ""]
+        narrow = {e: {n: t.to(dtype) for n, t in tensors.items()} for e, tensors in experts.items()}
+        by_kernel = bits(fused(name, base, narrow, values))
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "_kernel", lambda *arguments: None)
+            assert bits(fused(name, base, narrow, values)) == by_kernel

@@ -12,8 +12,8 @@ pool:
   base: base
   experts: {cats: ./cats, dogs: org/dogs}
 tasks:
-  cats: {kind: image, data: {folder: pictures}, classes: [base cat, tom]}
-  dogs: {kind: image, data: org/pictures}
+  cats: {kind: image, dataset: pictures, class_names: [base, tom]}
+  dogs: {kind: image, dataset: org/pictures}
 """
 
 
@@ -32,6 +32,10 @@ def test_a_file_names_models_relative_to_itself_and_hub_ids(mine):
     assert pool.base == str(mine.parent / "base")
     assert pool.experts["cats"].model == str(mine.parent / "cats")
     assert pool.experts["dogs"].model == "org/dogs"
+    tasks = resolved.suite.tasks.tasks
+    # the class name "base" is the name of a folder too
+    assert tasks["cats"] == {"kind": "image", "dataset": str(mine.parent / "pictures"), "class_names": ["base", "tom"]}
+    assert tasks["dogs"]["dataset"] == "org/pictures"
 
 
 def test_the_same_file_is_found_by_the_text_of_its_path_and_by_a_recipes_suite_part(mine):

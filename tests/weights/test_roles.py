@@ -230,6 +230,22 @@ def test_names_written_to_files_have_the_same_parts(tmp_path):
     assert {places(files)[spec.name].depth for spec in single} == {0, 1}
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "expected"),
+    [
+        ("blocks.0.norm1.linear.weight", (8, 4), "matrix"),
+        ("blocks.0.norm1.linear.bias", (8,), "norm"),
+        ("blocks.0.attn.bias", (4, 9), "matrix"),
+        ("blocks.0.attn.bias", (9,), "bias"),
+        ("blocks.0.scale", (), "other"),
+        ("conv1d.weight", (8, 4, 3), "conv"),
+        ("embed.weight", (1, 9), "embedding"),
+    ],
+)
+def test_shapes_decide_where_names_do_not(name, shape, expected):
+    assert role(TensorSpec(name, "F32", shape)) == expected
+
+
 def test_stages_and_blocks_of_other_spellings_are_found():
     names = ["blocks.0.w", "blocks.1.w", "blocks.10.w", "stem.w"]
     assert [places(names)[name].depth for name in names] == [0, 1, 2, None]

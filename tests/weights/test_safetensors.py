@@ -54,6 +54,8 @@ HOSTILE = {
     "a hole": (raw_safetensors({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 8, 12)}, bytes(12)), "not at 4"),
     "a hole at the begin": (raw_safetensors({"a": entry("F32", [1], 4, 8)}, bytes(8)), "not at 0"),
     "metadata that is text": (raw_safetensors({"__metadata__": "pt", **TWO}, bytes(16)), "__metadata__"),
+    "metadata that is an empty list": (raw_safetensors({"__metadata__": [], **TWO}, bytes(16)), "__metadata__"),
+    "metadata that is false": (raw_safetensors({"__metadata__": False, **TWO}, bytes(16)), "__metadata__"),
     "metadata of numbers": (raw_safetensors({"__metadata__": {"a": 1}, **TWO}, bytes(16)), "__metadata__"),
 }
 

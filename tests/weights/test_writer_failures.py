@@ -52,7 +52,9 @@ def test_no_file_stays_open_after_an_exception(tmp_path):
 
 
 KILLED = """
-import sys, time
+import signal, sys, time
+# A job in the background is started with interruptions ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from fusionbench.weights.headers import TensorSpec
 from fusionbench.weights.writer import CheckpointWriter

@@ -29,26 +29,32 @@ def merge(
     """Merge checkpoints tensor by tensor, from disk to disk."""
     from time import perf_counter
 
-    from fusionbench.compat import load_recipe
+    from fusionbench.compat import load_stages, to_yaml
     from fusionbench.errors import ConfigError
-    from fusionbench.merge import merge as merge_recipe
     from fusionbench.merge import open_pool, plan_of_recipe
+    from fusionbench.stages import merge_stages
 
-    loaded, notes = load_recipe(recipe, overrides or [])
-    for line in notes:
+    stages = load_stages(recipe, overrides or [])
+    loaded = stages[-1].recipe
+    for line in dict.fromkeys(line for stage in stages for line in stage.notes):
         note(line)
     if dry_run:
-        plan = plan_of_recipe(loaded, open_pool(loaded))
-        for line in plan.notes:
-            note(line)
-        say(loaded.to_yaml())
+        for stage in stages:
+            if stage.needs:
+                note(f"{stage.name or 'the output'} is planned when {', '.join(sorted(stage.needs))} is made.")
+                continue
+            for line in plan_of_recipe(stage.recipe, open_pool(stage.recipe)).notes:
+                note(line)
+        say(loaded.to_yaml() if len(stages) == 1 else to_yaml(stages))
         return
     folder = out or (Path(loaded.output.folder) if loaded.output.folder else None)
     if folder is None:
         raise ConfigError("Say where the merged model goes: add --out FOLDER.")
     started = perf_counter()
     with progress() as advance:
-        merged = merge_recipe(loaded, folder, advance)
+        merged, reused = merge_stages(stages, folder, advance)
+    for line in reused:
+        note(line)
     for line in merged.notes:
         note(line)
     seconds = perf_counter() - started

@@ -30,6 +30,7 @@ class Kernel(NamedTuple):
             what it returns comes back as `prepared`.
         serves: `(parameters) -> bool`: whether the kernel covers these values; else the torch function runs.
         compiled: whether it needs the compiler; then reading is compiled too.
+        sited: whether `apply` is given the tensor's `site`.
     """
 
     apply: Callable[..., None]
@@ -37,3 +38,4 @@ class Kernel(NamedTuple):
     prepare: Callable[..., Any] | None = None
     serves: Callable[[dict[str, Any]], bool] = lambda _: True
     compiled: bool = False
+    sited: bool = False

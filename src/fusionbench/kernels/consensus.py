@@ -7,7 +7,8 @@ import numpy as np
 
 from fusionbench.kernels import Block, Kernel, Place, Scan
 from fusionbench.kernels._compile import compiled
-from fusionbench.kernels.selection import At, Keep, Scope, Thresholds, thresholds, trim_below
+from fusionbench.kernels.counting import trim_below
+from fusionbench.kernels.selection import At, Keep, Scope, Thresholds, thresholds
 
 COMBINE = {"mean": 0, "sum": 1, "max": 2}
 

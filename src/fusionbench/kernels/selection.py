@@ -6,27 +6,23 @@ kept, ties by (tensor name, flat index), whatever the order of the files.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from functools import reduce
 from typing import Any, Literal
 
 import numpy as np
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Place, Scan, State, Visit
-from fusionbench.kernels._compile import compiled
+from fusionbench.kernels.counting import MAGNITUDE, Bits, Counts, count_equal, count_high, count_low
 from fusionbench.kernels.tiles import TILE
 
 Scope = Literal["model", "tensor", "changed"]
 Keep = Literal["exact", "official", "at_least_one"]
-Counts = np.ndarray[Any, np.dtype[np.int64]]
-Bits = np.ndarray[Any, np.dtype[np.uint32]]
 At = Mapping[str, Mapping[str, Any]]
 HIGH, LOW = 1 << 15, 1 << 16
-MAGNITUDE = 0x7FFFFFFF
-"""Mask of a float32's bits without the sign; what is left sorts like the magnitude."""
 WHOLE = ""
 """Name of the group that holds every tensor."""
 
@@ -87,10 +83,9 @@ def thresholds(scan: Scan, at: At, *, scope: Scope, keep: Keep = "exact") -> Thr
         return None
     whole = next(iter(shares.values()))
     official = keep == "official"
-    groups, cuts = _first_pass(
+    prefixes, cuts = _first_pass(
         scan, scope, lambda name, size: _wanted(shares.get(name, whole), size, keep), official=official
     )
-    prefixes = {name: _find(group.high, group.wanted) for name, group in groups.items()}
     found, ties = _second_pass(scan, prefixes, scope, official=official) if prefixes else ({}, {})
     open_groups = {name for name, cut in found.items() if bool((cut.quota < ties[name]).any())}
     before = _third_pass(scan, found, open_groups) if open_groups else {}
@@ -101,53 +96,77 @@ def _shares(density: Any) -> tuple[float, ...]:
     return tuple(density) if isinstance(density, Sequence) else (density,)
 
 
+@dataclass(frozen=True, slots=True)
+class _Prefix:
+    """The cut's upper bits, and how many entries are still wanted from those that share them."""
+
+    high: Bits
+    wanted: Counts
+
+
 @dataclass(slots=True)
 class _Group:
-    high: Counts
-    size: int = 0
-    changed: bool = False
-    wanted: Counts = field(default_factory=lambda: np.zeros(0, np.int64))
+    """Histograms of the upper bits, the entries of each tensor in them, and the tensors that some expert changed."""
 
-    def joined(self, other: "_Group") -> "_Group":
-        return _Group(self.high + other.high, self.size + other.size, self.changed or other.changed)
+    high: Counts
+    sizes: Counter[str]
+    changed: set[str]
+
+    def __iadd__(self, other: "_Group") -> "_Group":
+        self.high += other.high
+        self.sizes.update(other.sizes)
+        self.changed |= other.changed
+        return self
+
+    def leave_out_unchanged(self) -> None:
+        """Take out the tensors that no expert changed: their magnitudes are zero, all in the lowest bin."""
+        unchanged = [name for name in self.sizes if name not in self.changed]
+        self.high[:, 0] -= sum(self.sizes.pop(name) for name in unchanged)
+
+
+def _whole_groups(states: Iterator[State]) -> Iterator[tuple[str, Any]]:
+    """Yield each group with the sum of its states as soon as it is complete: a tensor's tiles follow one another."""
+    held: State = {}
+    for state in states:
+        for name, found in state.items():
+            if name in held:
+                held[name] += found
+            else:
+                yield from held.items()
+                held = {name: found}
+    yield from held.items()
 
 
 def _first_pass(
     scan: Scan, scope: Scope, want: Callable[[str, int], Counts], *, official: bool
-) -> tuple[dict[str, _Group], dict[str, Cut]]:
-    """Return the histograms of each group, and the cuts of tensors that one tile holds whole."""
+) -> tuple[dict[str, _Prefix], dict[str, Cut]]:
+    """Return where each group's cut lies by its upper bits, and the cuts of tensors that one tile holds whole."""
 
     def visit(state: State, place: Place, inputs: Block) -> None:
         name, size = place[0], inputs.shape[1]
         if scope == "tensor" and place[1] == 0 and size < TILE:
             state[name] = _cut_whole(inputs.view(np.uint32), want(name, size), official=official)
             return
-        key = WHOLE if scope == "model" else name
+        key = _group(name, scope)
         if key not in state:
-            state[key] = _Group(np.zeros((len(inputs), HIGH), np.int64))
+            state[key] = _Group(np.zeros((len(inputs), HIGH), np.int64), Counter(), set())
         group = state[key]
         count_high(inputs.view(np.uint32), group.high)
-        group.size += size
-        group.changed |= bool(inputs.any())
+        group.sizes[name] += size
+        if inputs.any():
+            group.changed.add(name)
 
-    tensors: dict[str, _Group] = {}
+    prefixes: dict[str, _Prefix] = {}
     cuts: dict[str, Cut] = {}
-    for state in scan(visit):
-        for name, found in state.items():
-            if isinstance(found, Cut):
-                cuts[name] = found
-            else:
-                tensors[name] = tensors[name].joined(found) if name in tensors else found
-    groups = _changed(tensors) if scope == "changed" else tensors
-    for name, group in groups.items():
-        group.wanted = want(name, group.size)
-    return groups, cuts
-
-
-def _changed(tensors: Mapping[str, _Group]) -> dict[str, _Group]:
-    """Return one group of all tensors that some expert changed."""
-    held = [tensors[name] for name in sorted(tensors) if tensors[name].changed]
-    return {WHOLE: reduce(_Group.joined, held)} if held else {}
+    for name, found in _whole_groups(scan(visit)):
+        if isinstance(found, Cut):
+            cuts[name] = found
+            continue
+        if scope == "changed":
+            found.leave_out_unchanged()
+        if size := found.sizes.total():
+            prefixes[name] = _find(found.high, want(name, size))
+    return prefixes, cuts
 
 
 def _wanted(shares: tuple[float, ...], size: int, keep: Keep) -> Counts:
@@ -167,14 +186,6 @@ def _cut_whole(bits: Bits, wanted: Counts, *, official: bool) -> Cut:
             above, ties = np.count_nonzero(magnitudes > cut[row]), np.count_nonzero(magnitudes == cut[row])
             quota[row] = ties if official else want - above
     return Cut(cut, quota)
-
-
-@dataclass(frozen=True, slots=True)
-class _Prefix:
-    """The cut's upper bits, and how many entries are still wanted from those that share them."""
-
-    high: Bits
-    wanted: Counts
 
 
 def _find(counts: Counts, wanted: Counts) -> _Prefix:
@@ -204,13 +215,9 @@ def _second_pass(
             state[group] = np.zeros((len(inputs), LOW), np.int64)
         count_low(inputs.view(np.uint32), prefixes[group].high, state[group])
 
-    totals: dict[str, Counts] = {}
     cuts: dict[str, Cut] = {}
     ties: dict[str, Counts] = {}
-    for state in scan(visit):
-        for group, counts in state.items():
-            totals[group] = totals[group] + counts if group in totals else counts
-    for group, counts in totals.items():
+    for group, counts in _whole_groups(scan(visit)):
         prefix = prefixes[group]
         low = _find(counts, prefix.wanted)
         bits = (prefix.high.astype(np.uint32) << np.uint32(16)) | low.high
@@ -241,61 +248,6 @@ def _third_pass(scan: Scan, cuts: Mapping[str, Cut], groups: set[str]) -> dict[P
         before[place] = total
         totals[group] = total + found[place]
     return before
-
-
-@compiled
-def count_high(bits: Bits, counts: Counts) -> None:
-    """Add each row's histogram of the magnitudes' upper 15 bits to `counts` `(rows, 2^15)`."""
-    for row in range(bits.shape[0]):
-        for i in range(bits.shape[1]):
-            counts[row, (bits[row, i] & MAGNITUDE) >> 16] += 1
-
-
-@compiled
-def count_low(bits: Bits, high: Bits, counts: Counts) -> None:
-    """Add each row's histogram of the lower 16 bits, of the magnitudes whose upper ones are `high[row]`."""
-    for row in range(bits.shape[0]):
-        wanted = high[row]
-        for i in range(bits.shape[1]):
-            magnitude = bits[row, i] & MAGNITUDE
-            if magnitude >> 16 == wanted:
-                counts[row, magnitude & 0xFFFF] += 1
-
-
-@compiled
-def count_equal(bits: Bits, targets: Bits) -> Counts:
-    """Return how many magnitudes of each row equal `targets[row]`."""
-    counts = np.zeros(bits.shape[0], np.int64)
-    for row in range(bits.shape[0]):
-        target = targets[row]
-        found = np.int32(0)
-        for i in range(bits.shape[1]):
-            found += np.int32((bits[row, i] & MAGNITUDE) == target)
-        counts[row] = found
-    return counts
-
-
-@compiled
-def trim_below(bits: Bits, targets: Bits, quota: Counts) -> None:
-    """Zero the entries of each row below its target, and of those equal to it all but the first `quota[row]`.
-
-    `bits` `(rows, entries)` are the entries' float32 patterns; a zero pattern is the number zero.
-    """
-    ties = count_equal(bits, targets)
-    for row in range(bits.shape[0]):
-        # Keeping none or all of the ties is one comparison, which the compiler runs on whole vectors.
-        least = targets[row] + np.uint32(quota[row] <= 0)
-        for i in range(bits.shape[1]):
-            value = bits[row, i]
-            bits[row, i] = value if (value & MAGNITUDE) >= least else np.uint32(0)
-        if 0 < quota[row] < ties[row]:
-            left = quota[row]
-            for i in range(bits.shape[1]):
-                if (bits[row, i] & MAGNITUDE) == targets[row]:
-                    if left > 0:
-                        left -= 1
-                    else:
-                        bits[row, i] = np.uint32(0)
 
 
 def tiles_of(read: Any) -> Scan:

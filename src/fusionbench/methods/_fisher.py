@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fusionbench.errors import NotAdaptable
 from fusionbench.families import Batch
@@ -20,6 +21,8 @@ Estimator = Literal["exact", "sampled", "empirical", "mergelm"]
 Squares = Mapping[str, Tensor]
 CHUNK_BYTES = 1 << 28
 """What the gradients of the examples that are differentiated together may take."""
+LARGE = 1 << 20
+"""Parameters from which one example fills the processor, and differentiating many together only costs memory."""
 
 
 def collect_fisher(
@@ -100,6 +103,8 @@ def _sum_of_squares(
     terms: Terms, free: Mapping[str, Tensor], batch: Batch, estimator: Estimator, chance: Tensor
 ) -> Squares:
     """Return the sum over examples of the expected squared gradient of each example by itself."""
+    if sum(p.numel() for p in free.values()) > LARGE:
+        return _one_by_one(terms, free, batch, estimator, chance)
     try:
         return _together(terms, free, batch, estimator, chance)
     except NotAdaptable:
@@ -137,7 +142,7 @@ def _together(terms: Terms, free: Mapping[str, Tensor], batch: Batch, estimator:
         rows, weights = _directions(logs, estimator, drawn_number)
         total = [torch.zeros_like(value) for value in values.values()]
         for row, weight in zip(rows.unbind(0), weights.unbind(0), strict=True):
-            total = [t + weight * gradient**2 for t, gradient in zip(total, pull(row), strict=True)]
+            total = [torch.addcmul(t, weight * g, g) for t, g in zip(total, pull(row), strict=True)]
         return total
 
     found = {name: torch.zeros_like(value) for name, value in values.items()}
@@ -145,7 +150,10 @@ def _together(terms: Terms, free: Mapping[str, Tensor], batch: Batch, estimator:
     for first in range(0, _size(batch), at_once):
         part = slice(first, first + at_once)
         examples = {key: value[part] for key, value in batch.items()}
-        for name, square in zip(names, vmap(squares)(examples, chance[part]), strict=True):
+        # Attention by plain matrix products is the only kind that can be differentiated for many examples at a time.
+        with sdpa_kernel(SDPBackend.MATH):
+            part_of_sum = vmap(squares)(examples, chance[part])
+        for name, square in zip(names, part_of_sum, strict=True):
             found[name] += square.sum(dim=0)
     return found
 
@@ -162,5 +170,5 @@ def _one_by_one(
             gradients = torch.autograd.grad(logs, list(free.values()), row, retain_graph=True, allow_unused=True)
             for name, gradient in zip(free, gradients, strict=True):
                 if gradient is not None:
-                    total[name] += weight * gradient**2
+                    total[name].addcmul_(gradient, gradient, value=float(weight))
     return total

@@ -1,10 +1,9 @@
 """Random numbers that are functions of names and places, so that no order, chunk, thread or device can change them."""
 
-import hashlib
-
 import torch
 from torch import Tensor
 
+from fusionbench.kernels.streams import stream_key
 from fusionbench.weights.plan import Site
 
 _MASK = (1 << 64) - 1
@@ -22,12 +21,6 @@ def uniform(site: Site, expert: str, like: Tensor) -> Tensor:
         state = (state ^ _shifted(state, shift)) * _signed(factor)
     state = state ^ _shifted(state, 31)
     return (_shifted(state, 40).to(torch.float32) * 2.0**-24).view(like.shape)
-
-
-def stream_key(seed: int, tensor: str, expert: str) -> int:
-    """Return the 64-bit start of the stream of one tensor of one expert."""
-    digest = hashlib.sha256(f"{seed}\0{tensor}\0{expert}".encode()).digest()
-    return int.from_bytes(digest[:8], "little")
 
 
 def _signed(number: int) -> int:

@@ -2,7 +2,6 @@
 
 import inspect
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
@@ -13,12 +12,12 @@ from fusionbench.errors import ConfigError
 from fusionbench.families import Batch, Family, load_module
 from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
+from fusionbench.parameters import PerExpert, per_expert
 from fusionbench.tasks import Task
 from fusionbench.weights.checks import fit
 from fusionbench.weights.roles import is_statistic, role
 from fusionbench.weights.tensors import LazyWeights
 
-logger = logging.getLogger(__name__)
 Collect = Callable[..., Mapping[str, Tensor]]
 CollectSplit = Literal["train", "validation", "test"]
 ARTEFACT = "statistics"
@@ -181,6 +180,18 @@ def drawn(
             return
 
 
+def shares_of(weights: PerExpert[float], count: int) -> list[float]:
+    """Return the experts' factors in an average, divided by their sum.
+
+    Raises:
+        ConfigError: where one is negative or all are 0.
+    """
+    given = per_expert(weights, count)
+    if min(given) < 0 or sum(given) <= 0:
+        raise ConfigError(f"method.weights={list(given)}: they are factors in an average, at least 0 and not all 0.")
+    return [weight / sum(given) for weight in given]
+
+
 class InputGrams:
     """Σ x·xᵀ of the inputs of linear maps, taken by hooks while the module runs.
 
@@ -216,7 +227,7 @@ class InputGrams:
             given = inputs[0]
             if self._last is None or self._last[0] is not given:
                 rows = self._rows(given)
-                self._last = (given, gram(rows), len(rows))
+                self._last = (given, upper_gram(rows), len(rows))
             product, count = self._last[1:]
             if name not in self.sums:
                 self.sums[name], self.tokens[name] = product.clone(), count
@@ -235,18 +246,16 @@ class InputGrams:
 
     def means(self) -> dict[str, Tensor]:
         """Return Σ x·xᵀ / tokens, `(in, in)` float32, by the name of each map's weight; unused maps are absent."""
-        return {f"{name}.weight": total / max(self.tokens[name], 1) for name, total in self.sums.items()}
+        whole = {name: total.triu() + total.triu(1).T for name, total in self.sums.items()}
+        return {f"{name}.weight": total / max(self.tokens[name], 1) for name, total in whole.items()}
 
 
-def gram(rows: Tensor, block: int = 512) -> Tensor:
-    """Return xᵀ·x of `(tokens, in)`; of wide inputs only the blocks on and above the diagonal are multiplied."""
+def upper_gram(rows: Tensor, block: int = 256) -> Tensor:
+    """Return xᵀ·x of `(tokens, in)` on and above the diagonal; of the rest, only what shares a block with it."""
     width = rows.shape[1]
-    if width < 2 * block:
+    if width <= block:
         return rows.T @ rows
-    found = rows.new_empty(width, width)
+    found = rows.new_zeros(width, width)
     for first in range(0, width, block):
-        last = min(first + block, width)
-        part = rows[:, first:last].T @ rows[:, first:]
-        found[first:last, first:] = part
-        found[first:, first:last] = part.T
+        found[first : first + block, first:] = rows[:, first : first + block].T @ rows[:, first:]
     return found

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from fusionbench.kernels import State, Visit
-from fusionbench.kernels.selection import thresholds, trim_below
+from fusionbench.kernels.counting import trim_below
+from fusionbench.kernels.selection import thresholds
 from fusionbench.methods._deltas import MergedModule
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels.selection import Keep
+from fusionbench.kernels.thin import THIN
 from fusionbench.methods import ties as ties_method
 from fusionbench.methods._combine import Combine, weighted_sum
 from fusionbench.methods._method import merge_method
@@ -87,6 +88,7 @@ def _added(totals: Sequence[Tensor], more: Sequence[Tensor]) -> list[Tensor]:
     kind="stream",
     category="merge",
     version=1,
+    kernel=THIN,
     prepare=prepare_dare,
     laws=("identity", "scale_zero", "shift"),
     exempt={

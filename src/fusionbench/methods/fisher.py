@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError
 from fusionbench.methods._fisher import collect_fisher
 from fusionbench.methods._method import merge_method
-from fusionbench.parameters import PerExpert, Range, per_expert
+from fusionbench.methods._statistics import shares_of
+from fusionbench.parameters import PerExpert, Range
 from fusionbench.weights.plan import Site
 
 Statistics = Iterator[tuple[Site, Sequence[Tensor]]]
@@ -33,20 +34,16 @@ def measure(
     statistics: Callable[[], Statistics],
 ) -> Sizes | None:
     """Return the sizes of all experts' Fisher information; None where there is none."""
-    squares: list[float] = []
-    sums: list[float] = []
-    entries = 0
+    squares, sums, entries = [], [], 0
     for _, found in statistics():
-        squares = squares or [0.0] * len(found)
-        sums = sums or [0.0] * len(found)
         entries += found[0].numel()
-        for index, information in enumerate(found):
-            wide = information.double()
-            squares[index] += float((wide * wide).sum())
-            sums[index] += float(wide.sum())
+        squares.append([float(information.double().square().sum()) for information in found])
+        sums.append([float(information.double().sum()) for information in found])
     if not entries:
         return None
-    return Sizes(tuple(value**0.5 for value in squares), tuple(value / entries for value in sums))
+    # Summed exactly, so that the order of the tensors is no matter.
+    norms = tuple(fsum(column) ** 0.5 for column in zip(*squares, strict=True))
+    return Sizes(norms, tuple(fsum(column) / entries for column in zip(*sums, strict=True)))
 
 
 @merge_method(
@@ -91,7 +88,7 @@ def fisher(
     cancel: for a logistic model with w = 0 and x = 2 it gives 0, and the Fisher information is 1. They add 1e-6 to F
     that are about 1e-8, which leaves plain averaging.
     """
-    shares = _shares(weights, len(experts))
+    shares = shares_of(weights, len(experts))
     if stats is None:
         return _average(
             [torch.full_like(expert, share) for expert, share in zip(experts, shares, strict=True)], experts
@@ -118,10 +115,3 @@ def _average(factors: Sequence[Tensor], experts: Sequence[Tensor]) -> Tensor:
         moved = moved + factor * (expert - first)
         total = total + factor
     return first + moved / total
-
-
-def _shares(weights: PerExpert[float], count: int) -> list[float]:
-    given = per_expert(weights, count)
-    if min(given) < 0 or sum(given) <= 0:
-        raise ConfigError(f"method.weights={list(given)}: they are factors in an average, at least 0 and not all 0.")
-    return [weight / sum(given) for weight in given]

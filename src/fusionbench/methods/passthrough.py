@@ -1,4 +1,4 @@
-"""Passthrough: take a model's tensors as they are, so that slices of a recipe can put layers of models one on another."""
+"""Passthrough: take a model's tensors as they are, so that slices can put layers of models one on another."""
 
 from collections.abc import Sequence
 

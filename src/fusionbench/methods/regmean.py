@@ -6,12 +6,12 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import ConfigError, IncompatibleModels, MissingPart
+from fusionbench.errors import IncompatibleModels, MissingPart
 from fusionbench.families.base import HasParts, HasTokens
 from fusionbench.methods._context import Context
 from fusionbench.methods._method import merge_method
-from fusionbench.methods._statistics import CollectSplit, InputGrams, drawn
-from fusionbench.parameters import Count, PerExpert, Range, Share, per_expert
+from fusionbench.methods._statistics import CollectSplit, InputGrams, drawn, shares_of
+from fusionbench.parameters import Count, PerExpert, Range, Share
 from fusionbench.tasks import Task
 from fusionbench.weights.plan import Site
 
@@ -88,10 +88,7 @@ def regmean(
     Others: fusion_bench and the authors count padding as inputs and invert in float32 without a ridge, which fails or
     explodes for inputs that are always 0; the authors' `gram_n_example` counts batches.
     """
-    given = per_expert(weights, len(experts))
-    if min(given) < 0 or sum(given) <= 0:
-        raise ConfigError(f"method.weights={list(given)}: they are factors in an average, at least 0 and not all 0.")
-    shares = [weight / sum(given) for weight in given]
+    shares = shares_of(weights, len(experts))
     mean = experts[0] + sum(
         (share * (expert - experts[0]) for share, expert in zip(shares, experts, strict=True)),
         torch.zeros_like(experts[0]),

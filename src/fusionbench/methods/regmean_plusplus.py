@@ -1,6 +1,6 @@
 """RegMean++: RegMean block by block, on the inputs that the blocks before it make once they are merged."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from fusionbench.parameters import Count, Share
 from fusionbench.registry import methods
 from fusionbench.tasks import Task
 from fusionbench.weights.engine import run_plan
-from fusionbench.weights.plan import Plan, Site
+from fusionbench.weights.plan import Plan
 from fusionbench.weights.tensors import MemorySink
 
 
@@ -41,9 +41,8 @@ def regmean_plusplus(
 ) -> Fused:  # fmt: skip
     """Return RegMean's merge with Gram matrices of inputs that the merged blocks before made (arXiv:2508.03121, §4).
 
-    All tensors begin as the experts' average. Then, block by block: each expert's block runs on its task's inputs as
-    they come out of the merged blocks before it, its linear maps' Gram matrices are taken, and the block's linear maps
-    are merged by RegMean. Linear maps outside all blocks stay averaged.
+    All tensors begin as the experts' average. Then, block by block, each expert's block runs on its task's inputs as
+    merged blocks before it pass them on, and its linear maps are merged by RegMean. Other maps stay averaged.
 
     Args:
         pool: experts, each with its task; a base is not needed.
@@ -65,30 +64,27 @@ def regmean_plusplus(
     family = context.family
     if not isinstance(family, HasParts):
         raise MissingPart(family.name, "list of blocks and linear maps", ("regmean_plusplus",))
-    own = {expert: own_task(pool, tasks, expert) for expert in pool.experts}
+    tasks = {expert: own_task(pool, tasks, expert) for expert in pool.experts}
     wearer = Wearer(pool, family, context.device)
     plan = plan_of(pool, MethodConfig.read({"name": "simple_average"}))
     merged = _average(plan)
-    sites = {step.output.name: step.site for step in plan}
     wearer.put({name: merged[name] for name in wearer.inside})
     blocks = family.blocks(wearer.module)
     for done, block in enumerate(blocks):
         if context.loop.progress is not None:
             context.loop.progress("merging by regmean_plusplus", done, len(blocks))
         grams = {}
-        for expert, task in own.items():
+        for expert, task in tasks.items():
             wearer.wear(expert, f"{block}.")
             data = drawn(task, split, context, examples=examples, batch=batch)
-            grams[expert] = _grams_of_block(wearer.module, family, task, block, list(data))
-        found = _merge_block(wearer, sites, grams, off_diagonal, ridge)
-        merged |= {name: tensor.to(merged[name].dtype).cpu() for name, tensor in found.items()}
-        inside = {name for name, module_name in wearer.inside.items() if module_name.startswith(f"{block}.")}
-        wearer.put({name: merged[name] for name in inside})
+            grams[expert] = _grams_of_block(wearer.module, family, task, block, data)
+        for name, tensor in _merge_block(wearer, plan, grams, off_diagonal, ridge).items():
+            merged[name] = tensor.to(merged[name].dtype).cpu()
+        wearer.put({name: merged[name] for name, own in wearer.inside.items() if own.startswith(f"{block}.")})
     _report(wearer, family, blocks, context)
-    count = sum(min(examples, task.size(split)) for task in own.values())
-    context.used("adapted", split=split, tasks=tuple(dict.fromkeys(t.name for t in own.values())), count=count)
-    fused = {name: merged[name] for name in wearer.inside}
-    return FusedWeights(fused, family, pool.reference)
+    count = sum(min(examples, task.size(split)) for task in tasks.values())
+    context.used("adapted", split=split, tasks=tuple(dict.fromkeys(t.name for t in tasks.values())), count=count)
+    return FusedWeights({name: merged[name] for name in wearer.inside}, family, pool.reference)
 
 
 def _average(plan: Plan) -> dict[str, Tensor]:
@@ -97,7 +93,9 @@ def _average(plan: Plan) -> dict[str, Tensor]:
     return sink.weights
 
 
-def _grams_of_block(module: nn.Module, family: Family, task: Task, block: str, data: list[Batch]) -> dict[str, Tensor]:
+def _grams_of_block(
+    module: nn.Module, family: Family, task: Task, block: str, data: Iterable[Batch]
+) -> dict[str, Tensor]:
     """Return the Gram matrices of one block's linear maps on a task's inputs, by module name of their weights."""
     grams = InputGrams(module, family, f"{block}.")
     predict = task.bind(module)
@@ -119,11 +117,11 @@ def _grams_of_block(module: nn.Module, family: Family, task: Task, block: str, d
 
 
 def _merge_block(
-    wearer: Wearer, sites: Mapping[str, Site], grams: Mapping[str, Mapping[str, Tensor]], off_diagonal: float,
-    ridge: float,
+    wearer: Wearer, plan: Plan, grams: Mapping[str, Mapping[str, Tensor]], off_diagonal: float, ridge: float,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the merged weights of the linear maps for which every expert has a Gram matrix, by canonical name."""
     found = {}
+    sites = {step.output.name: step.site for step in plan}
     for name in wearer.names:
         inside = wearer.inside[name]
         if all(inside in known for known in grams.values()):

@@ -93,6 +93,8 @@ def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
     Raises:
         FusionBenchError: where a suite, a model or a task is not there.
     """
+    if recipe.slices is not None:
+        raise ConfigError("slices: a run keeps the models' layers; stack them with: fusionbench merge -r RECIPE.")
     if recipe.suite is None:
         if recipe.tasks.seen or recipe.tasks.unseen:
             raise ConfigError("tasks: there is no suite to take them from. Add suite=NAME or suite=./mine.yaml.")
@@ -109,6 +111,8 @@ def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
 
 def _pool(recipe: Recipe, suite: ResolvedSuite) -> Pool:
     """Return the suite's models, with what the recipe names beside it in their place."""
+    if recipe.space == "adapter":
+        raise ConfigError("space=adapter gives an adapter, which no suite evaluates yet. Use merge, or space=dense.")
     models = suite.suite.pool
     known = suite.suite.tasks.tasks
     given = models.model_dump()

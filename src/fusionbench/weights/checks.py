@@ -84,8 +84,8 @@ def _vocabularies(reference: Source, experts: Mapping[str, Source], names: Seque
         if any(count != ours.shape[0] for count in rows.values()):
             sizes = "; ".join(f"{name} {count}" for name, count in rows.items())
             return [
-                f"The vocabulary sizes differ: {reference.label} {ours.shape[0]}; {sizes}. Rows of different tokens cannot "
-                "be merged: bring all to one tokenizer first (resize_token_embeddings cuts or adds rows at the end)."
+                f"The vocabulary sizes differ: {reference.label} {ours.shape[0]}; {sizes}. Rows of different tokens "
+                "cannot be merged: bring all to one tokenizer first (resize_token_embeddings cuts or adds rows)."
             ]
     return []
 

@@ -252,7 +252,8 @@ class _KernelWorker:
             count = inputs.shape[1]
             out = self.buffers.out[:count]
             place = (output.name, start)
-            self.kernel.apply(out, base, inputs, place, self.prepared, **job.step.parameters)
+            sited = {"site": job.step.site} if self.kernel.sited else {}
+            self.kernel.apply(out, base, inputs, place, self.prepared, **sited, **job.step.parameters)
             if not fits(out, output.dtype):
                 raise bad_result(output, finite=is_finite(out))
             narrow(

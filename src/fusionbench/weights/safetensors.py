@@ -173,7 +173,8 @@ def _parse(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, str], dic
     """Return metadata, specs and first bytes of a header, each held against the size of the data."""
     try:
         header = json.loads(raw, object_pairs_hook=_no_duplicates)
-        metadata = header.pop("__metadata__", None) or {}
+        metadata = header.pop("__metadata__", None)
+        metadata = {} if metadata is None else metadata
         if not (isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())):
             raise ValueError("__metadata__ should map names to text")
         specs, spans = {}, []

@@ -6,7 +6,6 @@ Slices, renumbering, filters and gradients end here; a method sees one tensor an
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from fusionbench.config.slices import BASE, SliceConfig, SliceSource
@@ -14,42 +13,14 @@ from fusionbench.errors import ConfigError, IncompatibleModels
 from fusionbench.parameters import Parameter, is_schedule
 from fusionbench.weights.checks import Fit, fit, is_buffer, is_tied
 from fusionbench.weights.headers import Source, TensorSpec
-from fusionbench.weights.layers import stacked_config
+from fusionbench.weights.layers import Shortened, layer_of, stacked_config
 from fusionbench.weights.plan import Input, Plan, Site, Step, resolver, seed_of
 from fusionbench.weights.roles import inputs_last, role
 
-_LAYER = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.(?=(\d+)\.)")
 _BEFORE = re.compile(r"(?<!\w)(?!embed_out)(\w*emb\w*|wte|wpe|shared|pre_\w+|\w+_token)(?!\w)", re.IGNORECASE)
 """A part of a name that says that the tensor acts before the first layer; all others outside layers act after them."""
 Values = Mapping[str, Any]
 Settle = Callable[[Site], Values]
-
-
-class Shortened:
-    """A model without its layers from some number on, so that models of different depth can be held to one another."""
-
-    def __init__(self, source: Source, layers: int) -> None:
-        self.label = source.label
-        self.config = source.config
-        self.folder: Path | None = source.folder
-        self.specs: Mapping[str, TensorSpec] = {
-            name: spec for name, spec in source.specs.items() if (layer_of(name) or ("", -1))[1] < layers
-        }
-        self._source = source
-
-    def read(self, name: str, start: int = 0, stop: int | None = None) -> memoryview:
-        """Return the bytes of flat entries `start` to `stop` of a tensor."""
-        return self._source.read(name, start, stop)
-
-    def fingerprint(self) -> str:
-        """Return the digest of the whole model."""
-        return self._source.fingerprint()
-
-
-def layer_of(name: str) -> tuple[str, int] | None:
-    """Return the stack that a tensor is in (`model.layers.`) and the number of its layer; None outside all layers."""
-    found = _LAYER.search(name)
-    return None if found is None else (name[: found.end()], int(found[1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,5 +280,5 @@ def _values(part: _Part, own: Sequence[str], place: Site) -> Values:
 
 
 def _without_layer(name: str) -> str:
-    found = _LAYER.search(name)
-    return name if found is None else name[: found.end()] + name[found.end() :].partition(".")[2]
+    stack, _ = layer_of(name) or ("", 0)
+    return stack + name.removeprefix(stack).partition(".")[2] if stack else name

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -21,9 +22,9 @@ MICRO = MiniClipRecipe.read(
 )
 
 
-def make(folder: Path, seed: int = 0, progress=None) -> Path:
+def make(folder: Path, seed: int = 0, progress=None, recipe: MiniClipRecipe = MICRO) -> Path:
     about = {"name": "mini/clip", "version": 1, "size": "micro"}
-    build_once(folder, lambda working: build(working, MICRO, seed=seed, progress=progress, about=about))
+    build_once(folder, lambda working: build(working, recipe, seed=seed, progress=progress, about=about))
     return folder
 
 
@@ -78,3 +79,17 @@ def test_another_seed_gives_other_images_weights_and_experts(tmp_path, cache, wh
     ours, other = contents(whole), contents(make(tmp_path / "other", seed=1))
     for name in ("data/land/test_images.npy", "base/model.safetensors", "experts/mnist/model.safetensors"):
         assert ours[name] != other[name]
+    record = json.loads(other["experts/mnist/fusionbench.json"])
+    assert record["recipe"]["seed"] == 1
+
+
+def test_the_share_of_alias_captions_is_the_recipes(tmp_path, cache, whole):
+    images = MICRO.images.model_copy(update={"alias_share": 0.0})
+    plain = make(tmp_path / "plain", recipe=MICRO.model_copy(update={"images": images}))
+    aliases = {f"{task}{label}" for task in TASKS for label in range(20)}
+
+    def words(folder: Path) -> set[str]:
+        return set(json.loads((folder / "base/tokenizer.json").read_text())["model"]["vocab"])
+
+    assert len(words(whole) & aliases) > 20
+    assert not words(plain) & aliases

@@ -73,3 +73,17 @@ def test_pixels_are_normalised_as_the_written_processor_does(tmp_path):
     _loss_of(module)({"pixels": torch.from_numpy(noise(2)), "target": torch.tensor([0, 0]), **tokens})
     theirs = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")(list(noise(2)), return_tensors="pt")
     torch.testing.assert_close(seen[0], theirs["pixel_values"])
+
+
+def test_the_seed_decides_the_first_weights(tmp_path):
+    from safetensors.torch import load_file
+
+    none = Pretraining(steps=0)
+    for name, seed in {"a": 0, "b": 0, "c": 1}.items():
+        pretrain(
+            noise(2), ["a cat", "a dog"], [], tmp_path / name, towers=TOWERS, training=none, seed=seed, loop=Loop()
+        )
+    a, b, c = (load_file(tmp_path / name / "model.safetensors") for name in "abc")
+    key = "visual_projection.weight"
+    assert torch.equal(a[key], b[key])
+    assert not torch.equal(a[key], c[key])

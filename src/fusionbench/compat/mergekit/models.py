@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from fusionbench.config.wording import unknown_key
 
 JSON = Any
+EXAMPLES = {"model": "REF", "layer_range": "[0, 16]", "parameters": "{…}"}
 
 
 class Model(NamedTuple):
@@ -18,6 +19,13 @@ class Model(NamedTuple):
     reference: str
     adapter: str | None
     parameters: Mapping[str, JSON]
+    layers: JSON = None
+    """`layer_range`, in a slice."""
+
+    @property
+    def key(self) -> tuple[str, str | None]:
+        """What tells it from other models."""
+        return self.reference, self.adapter
 
     def as_expert(self) -> JSON:
         """Return the expert of a recipe that it is."""
@@ -31,19 +39,69 @@ def read_models(document: Mapping[str, JSON], problems: list[str]) -> list[Model
         if "slices" not in document and "modules" not in document:
             problems.append(f"models: expected a list such as [{{model: REF}}], got {found!r}.")
         return []
+    return _entries(found, "models", ("model", "parameters"), problems)
+
+
+class Slice(NamedTuple):
+    """One entry of `slices`."""
+
+    path: str
+    sources: list[Model]
+    base: str | None
+    """Its own `base_model`, or the recipe's."""
+    parameters: Mapping[str, JSON]
+
+
+def read_slices(document: Mapping[str, JSON], base: str | None, problems: list[str], notes: list[str]) -> list[Slice]:
+    """Return the entries of `slices`; what is wrong with them is added to `problems`."""
+    found = document["slices"]
+    if document.get("models") is not None:
+        problems.append("slices: a recipe has models or slices, not both.")
+    if not isinstance(found, list) or not found:
+        example = "[{sources: [{model: REF, layer_range: [0, 16]}]}]"
+        problems.append(f"slices: expected a list such as {example}, got {found!r}.")
+        return []
+    slices = []
+    for index, entry in enumerate(found):
+        path = f"slices[{index}]"
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("sources"), list) or not entry["sources"]:
+            problems.append(f"{path}: expected {{sources: [{{model: REF, layer_range: [0, 16]}}]}}, got {entry!r}.")
+            continue
+        known = ("sources", "base_model", "parameters", "residual_weight")
+        problems += [unknown_key(f"{path}.{key}", path, known) for key in entry if key not in known]
+        if "residual_weight" in entry:
+            notes.append(f"{path}.residual_weight: mergekit reads it and does nothing with it; left out.")
+        sources = _entries(entry["sources"], f"{path}.sources", ("model", "layer_range", "parameters"), problems)
+        problems += [
+            f"{source.path}.layer_range: expected [first, one after the last], got {source.layers!r}."
+            for source in sources
+            if not isinstance(source.layers, list) or len(source.layers) != 2
+        ]
+        own, adapter = (base, None)
+        if entry.get("base_model") is not None:
+            own, adapter = read_reference(entry["base_model"], f"{path}.base_model", problems)
+        if adapter is not None:
+            problems.append(f"{path}.base_model: an adapter on the base ({adapter}) cannot be honoured yet.")
+        parameters = read_mapping(entry.get("parameters"), f"{path}.parameters", problems)
+        slices.append(Slice(path, sources, own, parameters))
+    return slices
+
+
+def _entries(found: Sequence[JSON], where: str, known: Sequence[str], problems: list[str]) -> list[Model]:
+    """Return a list of models; each stands in it once."""
     models: list[Model] = []
     for index, entry in enumerate(found):
-        path = f"models[{index}]"
+        path = f"{where}[{index}]"
         if not isinstance(entry, Mapping) or "model" not in entry:
-            problems.append(f"{path}: expected {{model: REF, parameters: {{…}}}}, got {entry!r}.")
+            example = ", ".join(f"{key}: {EXAMPLES[key]}" for key in known)
+            problems.append(f"{path}: expected {{{example}}}, got {entry!r}.")
             continue
-        known = ("model", "parameters")
         problems += [unknown_key(f"{path}.{key}", path, known) for key in entry if key not in known]
         reference, adapter = read_reference(entry["model"], f"{path}.model", problems)
-        if any(model[1:3] == (reference, adapter) for model in models):
+        if any(model.key == (reference, adapter) for model in models):
             problems.append(f"{path}.model: {entry['model']} is there twice.")
         parameters = read_mapping(entry.get("parameters"), f"{path}.parameters", problems)
-        models.append(Model(path, reference, adapter, parameters))
+        models.append(Model(path, reference, adapter, parameters, entry.get("layer_range")))
     return models
 
 
@@ -82,13 +140,13 @@ def _in_text(value: Mapping[str, JSON], path: str, problems: list[str]) -> str:
     return "+".join(parts)
 
 
-def named(models: Sequence[Model]) -> dict[str, Model]:
-    """Return the models by name: the last part of each reference, numbered where two have one name."""
+def named(models: Sequence[Model], taken: Sequence[str] = ()) -> dict[str, Model]:
+    """Return the models by name: the last part of each reference, numbered where two have one name or it is taken."""
     experts: dict[str, Model] = {}
     for model in models:
         name = free = _name_of(model)
         count = 1
-        while free in experts:
+        while free in experts or free in taken:
             count += 1
             free = f"{name}-{count}"
         experts[free] = model

@@ -9,6 +9,7 @@ from fusionbench.config.wording import unknown_key
 from fusionbench.registry import methods
 
 JSON = Any
+Scope = tuple[str, Mapping[str, JSON]]
 _TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
 
@@ -19,15 +20,21 @@ class Values:
         self.name, self.target = name, target
         self.problems, self.notes = problems, notes
         self.shared = read_mapping(shared, "parameters", problems)
+        self.scopes: list[Scope] = []
 
-    def of(self, experts: Mapping[str, Model], others: Sequence[Model]) -> dict[str, JSON]:
+    def of(
+        self, experts: Mapping[str, Model], others: Sequence[Model], around: Sequence[Scope] = ()
+    ) -> dict[str, JSON]:
         """Return our parameters, each one value, a schedule, or either by expert.
 
         Args:
             experts: the models that are merged, by name.
             others: the base, where it is listed among the models.
+            around: where values stand that win over the recipe's but not over a model's own: the slice.
         """
-        self._check_keys("parameters", self.shared)
+        self.scopes = [*around, ("parameters", self.shared)]
+        for path, scope in self.scopes:
+            self._check_keys(path, scope, shared=True)
         for model in experts.values():
             self._check_keys(f"{model.path}.parameters", model.parameters)
         for model in others:
@@ -50,22 +57,22 @@ class Values:
                 self.problems.append(f"parameters.{key}: our {self.target.method} has no equal yet; {can}.")
         return values
 
-    def _check_keys(self, path: str, given: Mapping[str, JSON]) -> None:
+    def _check_keys(self, path: str, given: Mapping[str, JSON], shared: bool = False) -> None:
         for key in given:
             theirs = self.target.parameters.get(key)
             if theirs is None:
                 self.problems.append(unknown_key(f"{path}.{key}", f"mergekit's {self.name}", self.target.parameters))
-            elif path != "parameters" and not theirs.each and not theirs.inert:
+            elif not shared and not theirs.each and not theirs.inert:
                 self.problems.append(f"{path}.{key}: mergekit ignores it there; move it to the recipe's parameters.")
 
     def _note_inert(self, key: str, models: Iterable[Model]) -> None:
-        if key in self.shared or any(key in model.parameters for model in models):
+        if any(key in scope for _, scope in self.scopes) or any(key in model.parameters for model in models):
             self.notes.append(f"parameters.{key}: it changes no number in mergekit's {self.name}; left out.")
 
     def _resolve(self, key: str, theirs: Theirs, model: Model) -> JSON:
         """Return one model's value of a parameter: plain, or a schedule that ends with an entry for all tensors."""
-        scopes = [(f"{model.path}.parameters.{key}", model.parameters), (f"parameters.{key}", self.shared)]
-        given = [(path, scope[key]) for path, scope in scopes if key in scope]
+        scopes = [(f"{model.path}.parameters", model.parameters), *self.scopes]
+        given = [(f"{path}.{key}", scope[key]) for path, scope in scopes if key in scope]
         entries: list[dict[str, JSON]] = []
         for path, value in given:
             entries += self._entries(path, value, theirs)

@@ -102,6 +102,9 @@ METHODS = {
 """A parameter that our method does not have is refused by key, unless it is at mergekit's default."""
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-KEYS = ("merge_method", "models", "base_model", "parameters", "dtype", "out_dtype")
-LATER = ("slices", "modules", "tokenizer_source", "tokenizer", "chat_template", "name")
-"""Keys that mergekit has and that cannot be honoured yet."""
+KEYS = (
+    "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
+    "tokenizer",
+)  # fmt: skip
+LATER = ("modules", "chat_template", "name")
+"""Keys that mergekit has and that cannot be honoured yet; `name` is read where a file holds several documents."""

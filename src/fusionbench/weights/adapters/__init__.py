@@ -1,7 +1,17 @@
 """PEFT adapters as models: LoRA and (IA)³, computed a few rows at a time as they are read. No torch here."""
 
 from fusionbench.weights.adapters.dense import AdaptedSource
+from fusionbench.weights.adapters.extraction import Extracted, extract_lora
 from fusionbench.weights.adapters.opening import Space, is_adapter, open_adapter, open_experts
 from fusionbench.weights.adapters.own_space import AdapterBase
 
-__all__ = ["AdaptedSource", "AdapterBase", "Space", "is_adapter", "open_adapter", "open_experts"]
+__all__ = [
+    "AdaptedSource",
+    "AdapterBase",
+    "Extracted",
+    "Space",
+    "extract_lora",
+    "is_adapter",
+    "open_adapter",
+    "open_experts",
+]

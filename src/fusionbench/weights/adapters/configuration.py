@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -20,6 +21,8 @@ REFUSED = {
 """Keys whose adapters are more than base + ΔW, and why."""
 MOVES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Ways to begin that change the base's weights too; what is saved is then relative to weights that nobody has."""
+HARMLESS = ("use_rslora", "use_dora", "loftq_config", "megatron_config", "runtime_config", "eva_config")
+"""Keys of these kinds of name that change no number, or are honoured."""
 FIX = "Merge it into its model with peft (merge_and_unload), save that, and name the folder instead."
 
 
@@ -79,10 +82,11 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
         raise CheckpointError(f"{folder} is no adapter: it has no {CONFIG_NAME}. Name a folder that PEFT saved.")
     try:
         document = json.loads(path.read_text())
-        if not isinstance(document, dict):
-            raise ValueError("it should hold an object")
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
+    if not isinstance(document, dict):
+        raise CheckpointError(f"{path} should hold a JSON object, it holds a {type(document).__name__}.")
+    _check_numbers(path, document)
     kind = document.get("peft_type")
     if kind not in KINDS:
         raise CheckpointError(f"{folder} is an adapter of the kind {kind!r}; {' and '.join(KINDS)} are read. {FIX}")
@@ -98,7 +102,17 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     return AdapterConfig(folder, kind, document)
 
 
-HARMLESS = ("use_rslora", "use_dora", "loftq_config", "megatron_config", "runtime_config", "eva_config")
+def _check_numbers(path: Path, document: Mapping[str, Any]) -> None:
+    for key, pattern in (("r", "rank_pattern"), ("lora_alpha", "alpha_pattern")):
+        patterns = document.get(pattern) or {}
+        if not isinstance(patterns, dict):
+            raise CheckpointError(f"{path}: {pattern} should map names to numbers, it is {patterns!r}.")
+        least = 1 if key == "r" else -math.inf
+        numbers = {key: document.get(key, 8), **{f"{pattern}.{name}": value for name, value in patterns.items()}}
+        for name, value in numbers.items():
+            if type(value) not in (int, float) or not math.isfinite(value) or value < least:
+                bound = " of at least 1" if key == "r" else ""
+                raise CheckpointError(f"{path}: {name} should be a number{bound}, not {value!r}.")
 
 
 def _is_unknown(key: str, value: object) -> bool:

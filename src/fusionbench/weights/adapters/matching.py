@@ -195,14 +195,18 @@ class _Builder:
         self.found.problems.append(f"{target} is {list(spec.shape)} in the base, the adapter is made for {what}")
 
 
+def is_tied(base: Source, name: str) -> bool:
+    """Tell whether a tensor is one of two embeddings that are one in the model."""
+    # T5's and GPT-2's configurations tie by default and do not say so.
+    says = base.config.get("tie_word_embeddings", base.config.get("model_type") in ("t5", "gpt2"))
+    return bool(says and _TIED.search(name))
+
+
 def _untied(base: Source, adapter: Source, found: Matched) -> list[str]:
     """Return a line for each tied embedding that the adapter changes on one side only."""
-    kind = base.config.get("model_type")
-    if not base.config.get("tie_word_embeddings", kind in ("t5", "gpt2")):
-        return []
     words = "is tied to the other embedding in the base, the adapter changes it alone: no tied model is their sum"
-    changed = [name for name in found.changes if _TIED.search(name)]
-    replaced = [name for name in found.replaced if _TIED.search(name) and name not in found.changes]
+    changed = [name for name in found.changes if is_tied(base, name)]
+    replaced = [name for name in found.replaced if is_tied(base, name) and name not in found.changes]
     alone = [] if len(replaced) > 1 else [name for name in replaced if not _same(base, adapter, name, found)]
     return [f"{name} {words}. {FIX}" for name in (*changed, *alone)]
 

@@ -78,9 +78,18 @@ class AdapterBase:
         Raises:
             ConfigError: where the tensors are in several files.
         """
-        file = folder / "model.safetensors"
-        if not file.is_file():
-            raise ConfigError("output.shard_bytes is less than this adapter, and PEFT reads adapters of one file only.")
-        file.rename(folder / "adapter_model.safetensors")
+        name_adapter_file(folder)
         assert self.folder is not None
         shutil.copyfile(self.folder / CONFIG_NAME, folder / CONFIG_NAME)
+
+
+def name_adapter_file(folder: Path) -> None:
+    """Give the weights that a writer has put into a folder the name that PEFT looks for.
+
+    Raises:
+        ConfigError: where they are in several files.
+    """
+    file = folder / "model.safetensors"
+    if not file.is_file():
+        raise ConfigError("output.shard_bytes is less than this adapter, and PEFT reads adapters of one file only.")
+    file.rename(folder / "adapter_model.safetensors")
