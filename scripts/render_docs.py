@@ -50,14 +50,14 @@ def origin(record: dict[str, Any]) -> str:
     return f"`{record['command']}`, {record['date']}, commit {record['commit']}, {machine['cores']} cores."
 
 
-def quickstart_table() -> str:
-    record = json.loads((RESULTS / "quickstart.json").read_text())
+def results_table(name: str) -> str:
+    record = json.loads((RESULTS / f"{name}.json").read_text())
     rows = record["values"]["rows"]
     tasks = list(rows[0]["tasks"])
     lines = ["| method | " + " | ".join(tasks) + " | average |", "|---" * (len(tasks) + 2) + "|"]
     for row in rows:
         cells = [f"{100 * row['tasks'][task]:.1f}" for task in tasks]
-        lines.append(f"| {row['method']} | " + " | ".join(cells) + f" | {100 * row['average']:.1f} |")
+        lines.append(f"| {row['label']} | " + " | ".join(cells) + f" | {100 * row['average']:.1f} |")
     return "\n".join([*lines, "", f"Accuracy in %. {origin(record)}"])
 
 
@@ -76,9 +76,11 @@ def merge_table() -> str:
 
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": methods_table,
-    "quickstart": quickstart_table,
     "merge benchmark": merge_table,
 }
+
+
+NAMED: dict[str, Callable[[str], str]] = {"parameters": parameters_table, "table": results_table}
 
 
 def rendered(path: Path, text: str) -> str:
@@ -87,8 +89,8 @@ def rendered(path: Path, text: str) -> str:
 
     def fill(match: re.Match[str]) -> str:
         name = match["name"]
-        of_method = name.removeprefix("parameters ")
-        content = BLOCKS[name]() if name in BLOCKS else parameters_table(of_method)
+        kind, _, of = name.partition(" ")
+        content = BLOCKS[name]() if name in BLOCKS else NAMED[kind](of)
         return f"<!-- begin: {name} -->\n{content}\n<!-- end -->"
 
     return BLOCK.sub(fill, text)
