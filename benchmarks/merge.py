@@ -18,9 +18,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from checkpoints import make
 from measure import Figures, measure
 from record import write_record
+
+from checkpoints import make
 
 HERE = Path(__file__).parent
 OURS: dict[str, list[str]] = {
@@ -75,7 +76,8 @@ def main() -> None:
     print(f"floor: cat of the inputs {floor['cat']:.2f} s, cp of one {floor['cp']:.2f} s")
     if options.record:
         values = {m: {tool: figures._asdict() for tool, figures in tools.items()} for m, tools in rows.items()}
-        write_record(options.record, {"floor": floor, "experts": options.experts, "methods": values})
+        found = {"floor": floor, "experts": options.experts, "runs": options.runs, "load": load, "methods": values}
+        write_record(options.record, found)
 
 
 def _options() -> argparse.Namespace:

@@ -44,6 +44,10 @@ def properties() -> str:
         bounds = {by[name]["bound"] for by in builds.values()}
         values = [share(by[name]["value"]) + ("" if by[name]["holds"] else " ✗") for by in builds.values()]
         rows.append([name, " / ".join(sorted(bounds)), *values])
+    by_tensor = [record["values"]["entropy_and_loss_by_tensor"] for record in records().values()]
+    for key, reading in {"tasks": "a task", "sum": "all tasks"}.items():
+        values = [share(measured[key]) for measured in by_tensor]
+        rows.append([f"the same with a coefficient a tensor, {reading}", "none", *values])
     sources = ", ".join(f"{name}: `{record['commit']}`, {record['date']}" for name, record in records().items())
     machine = next(iter(records().values()))["machine"]
     where = f"{machine['cores']} cores of {machine['processor']}, {machine['memory_gb']} GB"

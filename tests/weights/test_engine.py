@@ -1,5 +1,6 @@
 import itertools
 import threading
+from itertools import islice
 
 import pytest
 import torch
@@ -278,10 +279,10 @@ def test_no_more_is_begun_than_is_soon_needed():
         return item
 
     results = in_order(work, range(1000), 2)
-    next(results)
-    assert len(begun) <= 6
+    for taken, _ in enumerate(islice(results, 100), start=1):
+        assert len(begun) <= taken + 4
     results.close()
-    assert len(begun) < 20
+    assert len(begun) <= 104
 
 
 def test_a_model_that_is_written_is_the_model_in_memory(tmp_path):

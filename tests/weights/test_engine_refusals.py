@@ -73,7 +73,9 @@ def test_a_copied_tensor_that_the_output_cannot_hold_is_an_error_that_names_it()
 def test_a_copied_tensor_may_hold_what_it_holds():
     """Masks of attention are full of minus infinity; they are outside what is fused."""
     base = {"in.w": torch.zeros(1), "out.mask": torch.tensor([0.0, float("-inf")])}
-    assert fuse("task_arithmetic", base, {"x": base}, tower="in.")["out.mask"].tolist() == [0.0, float("-inf")]
+    for dtype in ("base", "BF16", "F16", "F64"):
+        merged = fuse("task_arithmetic", base, {"x": base}, tower="in.", dtype=dtype)
+        assert merged["out.mask"].tolist() == [0.0, float("-inf")]
 
 
 @pytest.mark.parametrize("threads", [1, 2])

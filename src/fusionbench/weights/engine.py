@@ -4,7 +4,6 @@ Methods with a kernel run on NumPy blocks and torch is never imported; others ar
 The output does not depend on the number of threads, the order of the jobs or the layout of the files.
 """
 
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -298,4 +297,4 @@ class _KernelWorker:
 
 def total_entries(plan: Plan) -> int:
     """Return the entries of all outputs, for a progress bar."""
-    return math.fsum(step.output.size for step in plan).__int__()
+    return sum(step.output.size for step in plan)
