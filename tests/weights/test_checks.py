@@ -156,6 +156,15 @@ def test_a_tower_that_is_not_there_is_an_error():
     assert "no tensor under 'vision.'" in problems(model("base", a=1), x=model("x", a=1), tower="vision.")
 
 
+def test_only_tables_that_differ_in_nothing_but_rows_are_called_vocabularies():
+    base = model("base", embed_tokens__weight=(3, 2), w=1)
+    assert "vocabulary sizes differ: base 3; x 4" in problems(base, x=model("x", embed_tokens__weight=(4, 2), w=1))
+    for other in ({"w": 1}, {"w": 1, "embed_tokens__weight": (4, 5)}):
+        message = problems(base, x=model("x", **other))
+        assert "vocabulary" not in message
+        assert "embed_tokens.weight" in message
+
+
 POSITIONS = torch.arange(4)[None]
 
 
