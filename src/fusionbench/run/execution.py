@@ -10,8 +10,8 @@ from time import perf_counter
 
 from fusionbench.algorithm import Algorithm
 from fusionbench.config import Recipe
-from fusionbench.errors import ConfigError, Interrupted
-from fusionbench.merge import Progress, merge, silent
+from fusionbench.errors import ConfigError, Interrupted, OutputError
+from fusionbench.merge import Pool, Progress, merge, silent
 from fusionbench.mixing import Fused
 from fusionbench.mixing.build import fused_weights
 from fusionbench.records import ModelFacts, Report, RunInfo
@@ -77,6 +77,7 @@ def run(
     if not setting.tasks and not recipe.output.model:
         raise ConfigError("There is nothing to do: the recipe has no tasks, and output.model=false.")
     folder = _folder(recipe, identity, out, parent)
+    check_apart(folder, setting.pool)
     with locked(folder):
         state = state_of(folder, identity, force=force)
         if state is State.finished:
@@ -86,6 +87,24 @@ def run(
             return RunResult(folder, _make(setting, folder, clock, progress), reused=False)
         except KeyboardInterrupt:
             raise Interrupted(f"Stopped. What is finished is kept in {folder}; the same command goes on.") from None
+
+
+def check_apart(folder: Path, pool: Pool) -> None:
+    """Refuse a run whose folder holds one of its own inputs, which making it anew would delete.
+
+    Raises:
+        OutputError: naming the input.
+    """
+    held = (pool.base, pool.mtl, *pool.experts.values(), *pool.statistics.values())
+    for source in held:
+        if (
+            source is not None
+            and source.folder is not None
+            and source.folder.resolve().is_relative_to(folder.resolve())
+        ):
+            raise OutputError(
+                f"{source.label} lies in {folder}, where this run would be written. Choose another --out."
+            )
 
 
 def _folder(recipe: Recipe, identity: str, out: Path | None, parent: Path | None) -> Path:

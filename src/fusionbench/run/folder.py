@@ -87,6 +87,3 @@ def locked(folder: Path) -> Iterator[None]:
             yield
     except Timeout:
         raise OutputError(f"Another process is writing {folder}. Wait for it, or choose another folder.") from None
-    finally:
-        if not lock.is_locked:
-            folder.with_name(f".{folder.name}.lock").unlink(missing_ok=True)

@@ -99,6 +99,8 @@ def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
         if recipe.tasks.seen or recipe.tasks.unseen:
             raise ConfigError("tasks: there is no suite to take them from. Add suite=NAME or suite=./mine.yaml.")
         return Setting(recipe, open_pool(recipe), None, {}, frozenset())
+    if recipe.tasks.corruption is not None:
+        raise ConfigError("tasks.corruption: corrupted inputs cannot be evaluated yet. Leave it out.")
     suite = load_suite(recipe.suite, progress=progress)
     known = suite.suite.tasks.tasks
     pool = _pool(recipe, suite)
