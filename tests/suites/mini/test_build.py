@@ -8,6 +8,7 @@ from fusionbench.suites.building import build_once
 from fusionbench.suites.images import TASKS
 from fusionbench.suites.mini import build as building
 from fusionbench.suites.mini.build import build
+from fusionbench.suites.mini.clip_parts import PARTS
 from fusionbench.suites.mini.recipe import MiniClipRecipe
 
 FAST = {"batch": 8, "learning_rate": 1e-3}
@@ -24,7 +25,7 @@ MICRO = MiniClipRecipe.read(
 
 def make(folder: Path, seed: int = 0, progress=None, recipe: MiniClipRecipe = MICRO) -> Path:
     about = {"name": "mini/clip", "version": 1, "size": "micro"}
-    build_once(folder, lambda working: build(working, recipe, seed=seed, progress=progress, about=about))
+    build_once(folder, lambda working: build(working, PARTS, recipe, seed=seed, progress=progress, about=about))
     return folder
 
 

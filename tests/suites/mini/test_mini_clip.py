@@ -13,6 +13,7 @@ from fusionbench.finetune.tune import score
 from fusionbench.registry import suites
 from fusionbench.suites import load_suite
 from fusionbench.suites.images import TASKS, make_task
+from fusionbench.suites.mini.assembly import build_key
 from fusionbench.suites.mini.recipe import recipes
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.weights.sources import open_source
@@ -115,14 +116,12 @@ def test_a_subset_has_the_tasks_of_its_experts(tiny, folder):
     assert list(open_tasks(some)) == ["land", "mnist", "signs"]
 
 
-def test_another_seed_or_recipe_is_another_build(monkeypatch):
-    from fusionbench.suites.mini import clip
-
+def test_another_seed_recipe_version_or_input_is_another_build():
     sizes, _ = recipes()
-    keys = {clip._key(recipe, size, seed) for size, recipe in sizes.items() for seed in (0, 1)}
+    keys = {build_key(recipe, 1, size, seed, {}) for size, recipe in sizes.items() for seed in (0, 1)}
     assert len(keys) == 6
-    monkeypatch.setattr(clip, "VERSION", clip.VERSION + 1)
-    assert clip._key(sizes["tiny"], "tiny", 0) not in keys
+    assert build_key(sizes["tiny"], 2, "tiny", 0, {}) not in keys
+    assert build_key(sizes["tiny"], 1, "tiny", 0, {"emoji.npz": "a"}) not in keys
 
 
 def test_an_unknown_size_is_refused_with_the_known_ones(cache):

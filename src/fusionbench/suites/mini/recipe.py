@@ -1,19 +1,17 @@
 """What `mini/clip` is made of, by size: every value is part of the build id."""
 
 from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from fusionbench.config import Config, read_document
-from fusionbench.finetune.recipe import FinetuneRecipe
+from fusionbench.config import Config
+from fusionbench.suites.mini.assembly import MiniRecipe, read_recipes
 
 if TYPE_CHECKING:
     from fusionbench.training import Steps
 
-Size = Literal["tiny", "small", "large"]
-PRESET = Path(__file__).resolve().parents[2] / "presets" / "suite" / "mini" / "clip.yaml"
+NAME = "mini/clip"
 
 
 class Images(Config):
@@ -61,21 +59,15 @@ class Pretraining(Config):
         return Steps(self.steps, "cosine", self.warmup, self.floor, seed=seed)
 
 
-class MiniClipRecipe(Config):
+class MiniClipRecipe(MiniRecipe):
     """One size of the suite."""
 
     images: Images = Images()
     towers: Towers = Towers()
     pretraining: Pretraining
-    experts: FinetuneRecipe
-    mtl: FinetuneRecipe
 
 
 @cache
 def recipes() -> tuple[dict[str, MiniClipRecipe], dict[str, dict[str, Any]]]:
     """Return the recipe of each size, and the parameters of methods that suit this suite, by method."""
-    document = read_document(PRESET)
-    sizes = {
-        size: MiniClipRecipe.read(recipe, f"{PRESET.name}, size {size}") for size, recipe in document["sizes"].items()
-    }
-    return sizes, document["method_defaults"]
+    return read_recipes(NAME, MiniClipRecipe)
