@@ -1,4 +1,4 @@
-"""What all suites that are built here have in common: recipes by size, a folder in the cache, a build id. No torch here.
+"""What all suites that are built here share: recipes by size, a folder in the cache, a build id. No torch here.
 
 A suite brings its parts (data, tasks, the pretraining of its base) as `Parts` in a module of its own, which is imported
 only where something has to be built.
