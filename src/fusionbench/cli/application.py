@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from fusionbench.cli import converting, listing, merging, reporting, running, tuning
+from fusionbench.cli import analyzing, converting, listing, merging, reporting, running, searching, tuning
 
 application = typer.Typer(
     name="fusionbench",
@@ -13,7 +13,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (running, merging, converting, tuning, reporting, listing):
+for group in (running, searching, merging, converting, tuning, reporting, analyzing, listing):
     group.add_to(application)
 
 

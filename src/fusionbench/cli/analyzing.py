@@ -1,0 +1,155 @@
+"""`analyze` and `compare`: what lies between the models, and whether a difference of two runs is more than chance."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusionbench.cli.console import progress, say, say_json
+
+if TYPE_CHECKING:
+    from fusionbench.config import Recipe
+    from fusionbench.merge import Progress
+    from fusionbench.report.analysis import Square
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class Analysis(StrEnum):
+    """What can be analysed."""
+
+    cosine = "cosine"
+    norms = "norms"
+    signs = "signs"
+    overlap = "overlap"
+    transfer = "transfer"
+    connectivity = "connectivity"
+    landscape = "landscape"
+
+
+def add_to(application: typer.Typer) -> None:
+    """Add this group's verbs."""
+    application.command(epilog="Example: fusionbench analyze cosine suite=mini/clip --out runs/cosine")(analyze)
+    application.command(
+        epilog="Example: fusionbench compare runs/mini-clip/ties-1a2b3c4d runs/mini-clip/dare-5e6f7a8b"
+    )(compare)
+
+
+def analyze(
+    what: Annotated[
+        Analysis,
+        typer.Argument(
+            help="cosine, norms, signs, overlap: of the experts' deltas, from files alone. transfer: every model on "
+            "every task. connectivity, landscape: scores between two experts."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="suite=NAME, or base=REF experts.NAME=REF for what needs no tasks.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of tables, figures and runs.")] = Path("runs/analysis"),
+    rank: Annotated[int, typer.Option(help="overlap: directions of each expert.")] = 8,
+    between: Annotated[str, typer.Option(help="connectivity, landscape: two experts, with a comma.")] = "",
+    points: Annotated[int, typer.Option(help="connectivity: points of the line.")] = 11,
+    as_json: Json = False,
+) -> None:
+    """Analyse the models of a suite or a recipe; write each matrix as CSV, PNG and PDF."""
+    from fusionbench.compat import load_recipe
+    from fusionbench.records import write_whole
+    from fusionbench.report.heatmap import heatmap
+    from fusionbench.report.plots import save
+
+    recipe, _ = load_recipe(None, [*(overrides or []), "method=pretrained"])
+    with progress() as advance:
+        if what in (Analysis.transfer, Analysis.connectivity, Analysis.landscape):
+            found = {what.value: _probe(what, recipe, out, between, points, advance)}
+        else:
+            found = _measure(what, recipe, rank, advance)
+    if as_json:
+        say_json({name: _plain(square) for name, square in found.items()})
+    for name, square in found.items():
+        chart = heatmap(name, square)
+        write_whole(out / f"{name}.csv", square.to_csv())
+        save(chart, out)
+        save(chart, out, "pdf")
+        if not as_json and not name.startswith("cosine-"):
+            _print(square)
+    if not as_json:
+        say(f"Wrote {', '.join(found)} into {out}, each as .csv, .png and .pdf.")
+
+
+def _measure(what: Analysis, recipe: "Recipe", rank: int, advance: "Progress") -> dict[str, "Square"]:
+    """Return the matrices of an analysis that reads files alone."""
+    from fusionbench.merge import open_pool
+    from fusionbench.report.analysis import geometry, overlap
+    from fusionbench.run import resolve
+
+    pool = open_pool(recipe) if recipe.suite is None else resolve(recipe, advance).pool
+    if what is Analysis.overlap:
+        return {"overlap": overlap(pool, rank, advance).mean}
+    found = geometry(pool, advance)
+    if what is Analysis.cosine:
+        return {"cosine": found.cosines(), **{f"cosine-{block}": found.cosines(block) for block in found.grams}}
+    if what is Analysis.norms:
+        return {"norms": found.norms()}
+    return {"conflicts": found.conflicts(), "cancelled": found.cancelled()}
+
+
+def _probe(what: Analysis, recipe: "Recipe", out: Path, between: str, points: int, advance: "Progress") -> "Square":
+    """Return the matrix of an analysis that scores models."""
+    from fusionbench.errors import ConfigError
+    from fusionbench.experiments.probes import connectivity, landscape, transfer
+
+    if what is Analysis.transfer:
+        return transfer(recipe, out / "runs", advance)
+    names = tuple(name.strip() for name in between.split(",") if name.strip())
+    if len(names) != 2:
+        raise ConfigError(f"{what.value} lies between two experts: add --between FIRST,SECOND.")
+    if what is Analysis.connectivity:
+        return connectivity(recipe, (names[0], names[1]), out / "runs", points=points, progress=advance)
+    return landscape(recipe, (names[0], names[1]), out / "runs", progress=advance)
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another one, of the same suite.")],
+    resamples: Annotated[int, typer.Option(help="Resamples of each task.", min=1)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Compare two runs example by example: differences with 95 % intervals by paired bootstrap."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from fusionbench.report.compare import compare as compared
+
+    found = compared(first, second, resamples=resamples, seed=seed)
+    if as_json:
+        say_json([asdict(each) for each in found])
+        return
+    columns = ("task", "metric", "first", "second", "difference", "95 % interval", "p", "examples")
+    table = Table(*columns, box=None, pad_edge=False, header_style="bold")
+    for each in found:
+        interval = f"{each.low:+.4f} … {each.high:+.4f}"
+        table.add_row(
+            each.task, each.metric, f"{each.first:.4f}", f"{each.second:.4f}", f"{each.difference:+.4f}", interval,
+            f"{each.p:.4f}", str(each.n),
+        )  # fmt: skip
+    say(f"first: {first}\nsecond: {second}")
+    say(table)
+
+
+def _plain(square: "Square") -> dict[str, object]:
+    values = [[None if value != value else value for value in row] for row in square.values.tolist()]
+    return {"title": square.title, "rows": list(square.rows), "columns": list(square.columns), "values": values}
+
+
+def _print(square: "Square") -> None:
+    from rich.table import Table
+
+    table = Table("", *square.columns, box=None, pad_edge=False, header_style="bold")
+    for row, name in enumerate(square.rows):
+        table.add_row(name, *(square.cell(row, column) for column in range(len(square.columns))))
+    say(square.caption)
+    say(table)

@@ -1,0 +1,82 @@
+"""A named matrix as a picture: every cell with its number, names on both sides."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusionbench.report.analysis.square import Square
+from fusionbench.report.plots import STYLE, Chart, literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CELL = 0.5
+"""Inches of a cell that shows a number."""
+MANY = 24
+"""Rows or columns from which on cells are too small for numbers."""
+DARK = 0.6
+"""Share of the scale from which on a cell is so dark that its number is written in white."""
+
+
+def heatmap(name: str, square: Square) -> Chart:
+    """Return a chart of a matrix; two-sided scales are blue to red about 0, one-sided ones white to blue.
+
+    Args:
+        name: stem of the file.
+        square: the matrix, with its scale.
+    """
+    from matplotlib import style
+
+    with style.context(STYLE):
+        figure = _draw(square)
+    return Chart(name, square.caption, figure)
+
+
+def _draw(square: Square) -> "Figure":
+    from matplotlib.figure import Figure
+
+    rows, columns = square.values.shape
+    small = max(rows, columns) > MANY
+    cell = min(CELL, 9.0 / max(rows, columns)) if small else CELL
+    longest = max(len(name) for name in square.rows)
+    figure = Figure(figsize=(cell * columns + 0.085 * longest + 1.3, cell * rows + 1.7), layout="constrained")
+    axes = figure.add_subplot()
+    low, high = _scale(square)
+    two_sided = low < 0
+    shown = axes.imshow(
+        square.values,
+        vmin=low,
+        vmax=high,
+        cmap="RdBu_r" if two_sided else "Blues",
+        aspect="equal" if not small else "auto",
+    )
+    axes.set_xticks(
+        range(columns), [literal(name) for name in square.columns], rotation=45, ha="right", rotation_mode="anchor"
+    )
+    axes.set_yticks(range(rows), [literal(name) for name in square.rows])
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    if not small:
+        for row in range(rows):
+            for column in range(columns):
+                part = abs(square.values[row, column]) / max(abs(low), abs(high), 1e-300)
+                colour = "white" if part > DARK else "#1b1b1d"
+                axes.text(column, row, square.cell(row, column), ha="center", va="center", fontsize=7.5, color=colour)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.8)
+    if square.percent:
+        from matplotlib.ticker import PercentFormatter
+
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_title(literal(square.caption), fontsize=9, wrap=True)
+    return figure
+
+
+def _scale(square: Square) -> tuple[float, float]:
+    """Return the ends of the colour scale: those the matrix names, else those of its values."""
+    finite = square.values[np.isfinite(square.values)]
+    low = square.low if square.low is not None else float(finite.min(initial=0.0))
+    high = square.high if square.high is not None else float(finite.max(initial=0.0))
+    if low < 0:
+        widest = max(abs(low), abs(high))
+        return -widest, widest
+    return low, high if high > low else low + 1.0

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+
+from fusionbench.errors import ConfigError, MissingData
+from fusionbench.records import SuiteRef
+from fusionbench.report.compare import compare
+from fusionbench.run.rows import write_rows
+
+
+@pytest.fixture
+def make_scored(make_accuracies):
+    """A finished run with rows: which examples of each task were right."""
+
+    def make(folder: str, right: dict[str, list[int]], **options):
+        run = make_accuracies(folder, "ties", {task: float(np.mean(rows)) for task, rows in right.items()}, **options)
+        for task, rows in right.items():
+            write_rows(run.folder / "tasks" / f"{task}.parquet", {"correct": np.array(rows, bool)})
+        return run.folder
+
+    return make
+
+
+def test_a_run_against_itself_is_no_difference(make_scored):
+    folder = make_scored("a", {"mnist": [1, 0] * 50})
+    (found,) = compare(folder, folder, resamples=50)
+    assert (found.difference, found.low, found.high, found.p) == (0.0, 0.0, 0.0, 1.0)
+    assert found.n == 100
+
+
+def test_pairing_sees_what_the_standard_errors_of_two_runs_hide(make_scored):
+    """100 examples, 60 against 50 right: unpaired s.e. 0.07, but the first is right wherever the second is."""
+    second = [1] * 50 + [0] * 50
+    first = [1] * 60 + [0] * 40
+    (found,) = compare(make_scored("a", {"mnist": first}), make_scored("b", {"mnist": second}), resamples=4000)
+    assert found.difference == pytest.approx(0.1)
+    # The difference of a resample is Binomial(100, 0.1) / 100: mean 0.1, s.d. 0.03
+    assert found.low == pytest.approx(0.1 - 1.96 * 0.03, abs=0.012)
+    assert found.high == pytest.approx(0.1 + 1.96 * 0.03, abs=0.012)
+    assert found.p < 0.01
+
+
+def test_gains_and_losses_that_balance_are_told_as_chance(make_scored):
+    first = [1, 0] * 40 + [1, 1]
+    second = [0, 1] * 40 + [1, 0]
+    (found,) = compare(make_scored("a", {"mnist": first}), make_scored("b", {"mnist": second}), resamples=500)
+    assert found.low < 0 < found.high
+    assert found.p > 0.5
+
+
+def test_the_average_is_that_of_the_tasks(make_scored):
+    ours = make_scored("a", {"mnist": [1] * 30 + [0] * 10, "land": [1] * 20 + [0] * 20})
+    other = make_scored("b", {"mnist": [1] * 20 + [0] * 20, "land": [1] * 20 + [0] * 20})
+    found = {each.task: each for each in compare(ours, other, resamples=300)}
+    assert found["average"].difference == pytest.approx((0.25 + 0) / 2)
+    assert (found["average"].first, found["average"].n) == (pytest.approx(0.625), 80)
+    assert found["land"].low == found["land"].high == 0
+
+
+def test_the_seed_decides_the_draws(make_scored):
+    folders = make_scored("a", {"mnist": [1, 0, 1] * 20}), make_scored("b", {"mnist": [0, 1, 1] * 20})
+    first, again, other = (compare(*folders, resamples=40, seed=seed)[0] for seed in (0, 0, 1))
+    assert first == again
+    assert (first.low, first.high, first.p) != (other.low, other.high, other.p)
+
+
+def test_what_cannot_be_compared_is_refused(make_scored, make_accuracies):
+    one = make_scored("a", {"mnist": [1, 0, 1]})
+    with pytest.raises(ConfigError, match="no task in common"):
+        compare(one, make_scored("b", {"land": [1, 0, 1]}))
+    with pytest.raises(ConfigError, match=r"on 3 examples.*on 2"):
+        compare(one, make_scored("c", {"mnist": [1, 0]}))
+    with pytest.raises(ConfigError, match="only runs of one suite"):
+        compare(one, make_scored("d", {"mnist": [1, 0, 1]}, suite=SuiteRef(name="mini/clip", size="large", seed=0)))
+    with pytest.raises(MissingData, match=r"mnist.parquet is missing"):
+        compare(one, make_accuracies("e", "ties", {"mnist": 0.5}).folder)
+    with pytest.raises(MissingData):
+        compare(one, one / "nothing")
