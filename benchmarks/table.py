@@ -7,6 +7,7 @@ from typing import Any
 
 from record import write_record
 
+SHOWN = ("granularity", "plus_plus", "scale", "steps", "mask_steps", "k", "by", "variant", "soft_steps")
 FIRST = ("pretrained", "individual", "traditional_mtl")
 
 
@@ -19,9 +20,9 @@ def main() -> None:
 
 def _row(report: dict[str, Any]) -> dict[str, Any]:
     method = report["method"]
-    extra = [
-        f"{key}={value}" for key, value in method["params"].items() if key in ("granularity", "plus_plus", "scale")
-    ]
+    extra = [f"{key}={value}" for key, value in method["params"].items() if key in SHOWN]
+    if isinstance(inner := method["params"].get("inner"), dict):
+        extra.append(f"inner={inner['name']}")
     return {
         "method": method["name"],
         "label": f"{method['name']} ({', '.join(extra)})" if extra else method["name"],

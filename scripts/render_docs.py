@@ -11,24 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import reference
 from fusionbench.registry import methods
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- begin: (?P<name>[^>]+?) -->\n.*?<!-- end -->", re.DOTALL)
 RESULTS = ROOT / "docs" / "results"
-
-
-def methods_table() -> str:
-    lines = ["| method | category | paper | what it returns |", "|---|---|---|---|"]
-    for name in methods:
-        entry = methods[name]
-        if entry.location.startswith("fusionbench."):
-            page = name if (ROOT / "docs" / "methods" / f"{name}.md").is_file() else "references"
-            paper = entry.paper
-            if match := re.fullmatch(r"arXiv:(\S+)", paper):
-                paper = f"[{match[1]}](https://arxiv.org/abs/{match[1]})"
-            lines.append(f"| [`{name}`](docs/methods/{page}.md) | {entry.category} | {paper} | {entry.summary} |")
-    return "\n".join(lines)
 
 
 def parameters_table(name: str) -> str:
@@ -74,9 +62,33 @@ def merge_table() -> str:
     return "\n".join([*lines, "", f"Seconds of the whole process and peak anonymous memory, medians. {origin(record)}"])
 
 
+def scaling_table() -> str:
+    record = json.loads((RESULTS / "scaling.json").read_text())
+    lines = [
+        "| method | experts | GB of a model | s | s of CPU | MB of anonymous memory |",
+        "|---" * 6 + "|",
+    ]
+    for row in record["values"]["rows"]:
+        cells = (row["method"], row["experts"], f"{row['gigabytes']:.2f}", f"{row['wall']:.1f}", f"{row['cpu']:.1f}",
+                 f"{row['anonymous']:.0f}")  # fmt: skip
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    return "\n".join([*lines, "", f"Whole processes. {origin(record)}"])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
-    "methods": methods_table,
+    "methods": lambda: reference.methods_table("docs/methods/"),
+    "methods index": lambda: reference.methods_table(""),
+    "methods needs": reference.needs_table,
+    "families": reference.families_table,
+    "families readme": reference.families_table,
+    "suites": lambda: reference.suites_table(""),
+    "mergekit methods": reference.mergekit_methods,
+    "fusion-bench methods": reference.fusion_bench_methods,
+    "fusion-bench keys": reference.fusion_bench_keys,
+    "command line": reference.command_line,
+    "public names": reference.public_names,
     "merge benchmark": merge_table,
+    "merge scaling": scaling_table,
 }
 
 
@@ -96,11 +108,24 @@ def rendered(path: Path, text: str) -> str:
     return BLOCK.sub(fill, text)
 
 
+def menu(text: str) -> str:
+    """Return the site's menu with every method's and every suite's page."""
+    docs = ROOT / "docs"
+    pages = {
+        "methods": sorted(f"methods/{path.name}" for path in (docs / "methods").glob("*.md") if path.stem != "index"),
+        "suites": sorted(path.name for path in docs.glob("suites-*.md")),
+    }
+    for name, listed in pages.items():
+        lines = "".join(f"      - {page}\n" for page in listed)
+        text = re.sub(rf"(# begin: {name}\n).*?(      # end)", rf"\g<1>{lines}\g<2>", text, flags=re.DOTALL)
+    return text
+
+
 def main() -> None:
     stale = []
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+    for path in [ROOT / "mkdocs.yml", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         before = path.read_text()
-        after = rendered(path, before)
+        after = menu(before) if path.suffix == ".yml" else rendered(path, before)
         if after != before:
             stale.append(path.relative_to(ROOT))
             if "--check" not in sys.argv:

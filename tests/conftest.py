@@ -25,13 +25,13 @@ settings.load_profile("repeatable")
 @pytest.fixture
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Make the engine's tiles and blocks so small that small tensors are cut: `small_tiles(tile, block)`."""
-    from fusionbench.kernels import selection, tiles
-    from fusionbench.weights import engine
+    from fusionbench.kernels import passes, tiles
+    from fusionbench.weights import engine, jobs
 
     def resize(tile: int, block: int) -> None:
-        for module in (engine, tiles):
+        for module in (engine, jobs, tiles):
             monkeypatch.setattr(module, "BLOCK", block)
-        for module in (engine, tiles, selection):
+        for module in (engine, tiles, passes):
             monkeypatch.setattr(module, "TILE", tile)
 
     return resize

@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from fusionbench import registry
-from fusionbench.compat import from_fusion_bench, from_mergekit, load_recipe
+from fusionbench.compat import from_fusion_bench, from_mergekit, load_recipe, under_our_name
 from fusionbench.compat.fusion_bench.algorithms import ALGORITHMS, KNOWN_AS
 from fusionbench.compat.fusion_bench.pools import POOLS, TASKPOOLS
 from fusionbench.compat.mergekit.words import METHODS
@@ -143,10 +143,10 @@ TIES = ["method=ties", "method.compat=fusion_bench", "method.scale=0.3", "method
         (["modelpool=CLIPVisionModelPool/clip-vit-large-patch14_TA8", f"{TA8}_L14"], ["suite=clip-vit-l14/ta8"]),
         ([f"{B32}_TA8", f"{TA8}_val"], ["suite=clip-vit-b32/ta8", "tasks.split=validation"]),
         ([f"{B32}_generalization_exp1", TA8],
-         ["suite=clip-vit-b32/ta8", "suite.experts=[sun397,stanford-cars,resisc45,dtd,svhn,gtsrb]",
+         ["suite=clip-vit-b32/ta8", "suite.experts=[sun397,stanford_cars,resisc45,dtd,svhn,gtsrb]",
           "suite.unseen=[eurosat,mnist]"]),
         ([f"{B32}_TA8", "taskpool=clip-vit-base-patch32_robustness_clean"],
-         ["suite=clip-vit-b32/ta8", "tasks.seen=[stanford-cars,eurosat,resisc45,gtsrb]"]),
+         ["suite=clip-vit-b32/ta8", "tasks.seen=[stanford_cars,eurosat,resisc45,gtsrb]"]),
         (["modelpool=Seq2SeqLMPool/flan-t5-base_glue_lora16", "taskpool=flan-t5_glue_text_generation"],
          ["suite=flan-t5-base/glue8-lora"]),
     ],
@@ -395,7 +395,7 @@ def test_every_key_that_is_not_followed_is_refused_at_once() -> None:
     document = yaml.safe_load("""
 merge_method: passthru
 dtpye: float16
-chat_template: auto
+chat_template: chatml
 tokenizer_source: union
 base_model: {model: b, lora: l, override_architecture: X}
 models:
@@ -409,8 +409,7 @@ out_dtype: int8
 """)
     assert refusals(lambda: from_mergekit(document)) == [
         "dtpye is not a key of a mergekit recipe; did you mean dtype? It has: merge_method, models, slices, "
-        "base_model, parameters, dtype, out_dtype, tokenizer_source, tokenizer, modules, chat_template, name.",
-        "chat_template cannot be honoured yet.",
+        "base_model, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, modules, name.",
         "merge_method: mergekit has no 'passthru'. Did you mean passthrough?",
         "models[0].weight is not a key of models[0]; it has: model, parameters.",
         "models[1]: expected {model: REF, parameters: {…}}, got {'mdl': 'c'}.",
@@ -421,8 +420,7 @@ out_dtype: int8
         "models[4].parameters: expected a mapping such as {weight: 0.5}, got 3.",
         "base_model.override_architecture cannot be honoured yet.",
         "base_model: an adapter on the base (l) cannot be honoured yet.",
-        "tokenizer_source: union cannot be honoured yet: rows of embeddings are merged as they stand, so all models "
-        "need one vocabulary; base copies the base's tokenizer.",
+        "chat_template: chatml is a text of mergekit's own; write the template itself, or auto.",
         "out_dtype: expected one of float64, float32, float16, bfloat16; got 'int8'.",
     ]
 
@@ -618,3 +616,35 @@ def test_translated_recipes_merge_to_what_mergekit_wrote(tmp_path: Path, monkeyp
             # with dtype: bfloat16 mergekit rounds after every operation, and we once
             largest = 2**-7 * float(tensor.abs().max()) if "\ndtype: bfloat16" in text else 2e-6
             torch.testing.assert_close(found[key], tensor, rtol=0, atol=largest, msg=f"{name}: {key}")
+
+
+@pytest.mark.parametrize(
+    ("method", "name", "params"),
+    [
+        (["method=linear", "method.weights=[1,2]"], "weighted_average", {"weights": [1.0, 2.0]}),
+        (["method=dare_ties", "method.density=0.25"], "dare", {"combine": "ties", "density": 0.25}),
+        (["method={name: dare_linear, scale: 0.5}"], "dare", {"combine": "linear", "scale": 0.5}),
+    ],
+)
+def test_a_method_may_be_called_as_mergekit_calls_it(method: list[str], name: str, params: dict[str, Any]) -> None:
+    recipe, notes = load_recipe(None, ["experts={a: x, b: y}", *method])
+    assert recipe.method.name == name
+    assert {key: recipe.method.params[key] for key in params} == params
+    assert len(notes) == 1
+    assert f"is mergekit's name → method: {name}" in notes[0]
+
+
+def test_names_that_are_ours_too_are_ours() -> None:
+    ours = [name for name in METHODS if name in registry.methods]
+    assert {"ties", "task_arithmetic"} <= {*ours}
+    for name in ours:
+        assert under_our_name({"name": name, "x": 1}) == ({"name": name, "x": 1}, ())
+    for other in (None, "linier", {"name": ["ties"]}, 3):
+        assert under_our_name(other) == (other, ())
+
+
+def test_what_is_no_name_of_anybody_is_missing_or_unknown_as_before() -> None:
+    with pytest.raises(ConfigError, match="method is missing"):
+        load_recipe(None, ["experts.a=x"])
+    with pytest.raises(ConfigError, match="no method named 'linier'"):
+        load_recipe(None, ["experts.a=x", "method=linier"])

@@ -124,16 +124,21 @@ SLICE = "{sources: [{model: b, layer_range: [0, 1]}, {model: x, layer_range: [0,
         ("merge_method: passthrough\nslices: [{sources: [{model: x, layer_range: [0, 1]}, "
          "{model: x, layer_range: [1, 2]}]}]",
          ["slices[0].sources[1].model: x is there twice."]),
-        ("merge_method: passthrough\nmodels: [{model: x}]\ntokenizer_source: union",
-         ["tokenizer_source: union cannot be honoured yet: rows of embeddings are merged as they stand, so all models "
-          "need one vocabulary; base copies the base's tokenizer."]),
+        ("merge_method: passthrough\nmodels: [{model: x}]\ntokenizer_source: y\nchat_template: short",
+         ["chat_template: expected auto or the text of a Jinja template, got 'short'.",
+          "tokenizer_source: y is none of the recipe's models."]),
+        ("merge_method: passthrough\nmodels: [{model: x}]\ntokenizer_source: x\ntokenizer: {source: x}",
+         ["tokenizer: a recipe has tokenizer or tokenizer_source, not both."]),
+        ("merge_method: passthrough\nmodels: [{model: x}]\ntokenizer: x",
+         ["tokenizer: expected a mapping such as {source: base}, got 'x'."]),
+        ("merge_method: passthrough\nmodels: [{model: x}]\ntokenizer: {tokens: {a: 1, b: {sorce: x}}}",
+         ["tokenizer.tokens.a: expected a mapping such as {source: REF}, got 1.",
+          "tokenizer.tokens.b.sorce is not a key of tokenizer.tokens.b; did you mean source? It has: source, force."]),
         ("merge_method: passthrough\nmodels: [{model: x}]\ntokenizer_source: base",
          ["tokenizer_source: there is no base_model whose tokenizer could be taken."]),
         ("merge_method: passthrough\nbase_model: x\nmodels: [{model: x}]\n"
          "tokenizer: {source: base, tokens: {}, pad_to_multiple_of: 8, sorce: x}",
-         ["tokenizer.tokens cannot be honoured yet: rows of embeddings are merged as they stand.",
-          "tokenizer.pad_to_multiple_of cannot be honoured yet: rows of embeddings are merged as they stand.",
-          "tokenizer.sorce is not a key of tokenizer; did you mean source? "
+         ["tokenizer.sorce is not a key of tokenizer; did you mean source? "
           "It has: source, tokens, pad_to_multiple_of."]),
         ("merge_method: passthrough\nmodules: {text: {models: [{model: x}]}}", ["modules cannot be honoured yet."]),
     ],
@@ -149,7 +154,7 @@ def test_the_bases_tokenizer_and_a_number_without_effect_are_noted() -> None:
     )  # fmt: skip
     assert "slices[0].residual_weight: mergekit reads it and does nothing with it; left out." in notes
     assert (
-        "tokenizer_source: the base's tokenizer is copied; rows of embeddings are merged as they stand, none is moved."
+        "tokenizer_source: base → vocabulary: rows of embeddings are brought together by token, one row a token."
         in notes
     )
 

@@ -172,7 +172,7 @@ def test_a_suite_may_be_the_path_of_a_yaml() -> None:
         ("base=0x10", "base", "0x10"),
         ("base=1e-4", "base", "1e-4"),
         ("tasks.corruption=null", "tasks.corruption", None),
-        ("tasks.severity=5", "tasks.severity", 5),
+        ("tasks={severity: 5, corruption: contrast}", "tasks.severity", 5),
         ("tasks=[on, off]", "tasks.seen", ["on", "off"]),
         ("output.shard_bytes=500MB", "output.shard_bytes", 500_000_000),
         ("output.shard_bytes=1.5 kB", "output.shard_bytes", 1500),
@@ -316,7 +316,7 @@ def test_every_problem_of_a_recipe_is_named_at_once() -> None:
         "scale is not a key of a recipe; did you mean method.scale?",
         "size is not a key of a recipe; did you mean suite.size?",
         "sede is not a key of a recipe; did you mean seed? It has: suite, base, experts, family, space, batch_norm, "
-        "tasks, method, slices, seed, output, runtime.",
+        "tasks, method, slices, vocabulary, seed, output, runtime.",
     ]
 
 
@@ -461,8 +461,9 @@ documents = st.fixed_dictionaries(
         "suite": st.sampled_from(["mini/clip", {"name": "mini/clip", "size": "tiny", "seed": 3}]),
         "base": st.none() | text,
         "space": st.sampled_from(["dense", "adapter"]),
-        "tasks": st.fixed_dictionaries(
-            {}, optional={"seen": unique, "corruption": st.none() | text, "severity": st.integers(1, 5)}
+        "tasks": st.fixed_dictionaries({}, optional={"seen": unique, "split": st.sampled_from(["train", "test"])})
+        | st.fixed_dictionaries(
+            {"corruption": st.sampled_from(("contrast", "imagenet_c/spatter")), "severity": st.integers(1, 5)}
         ),
         "seed": st.integers(0, 2**63 - 1),
         "output": st.fixed_dictionaries(
@@ -637,3 +638,14 @@ def test_reading_recipes_needs_no_torch() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
+
+
+def test_a_launcher_that_is_not_there_and_a_severity_of_nothing_are_refused() -> None:
+    start = ["experts.a=./a", "method=plain"]
+    with pytest.raises(ConfigError, match=r"runtime\.launcher\.name.*'pigeons'"):
+        Recipe.load(None, [*start, "runtime.launcher=pigeons"])
+    with pytest.raises(ConfigError, match=r"tasks\.severity=4 .* there is none. Add tasks\.corruption"):
+        Recipe.load(None, [*start, "tasks.severity=4"])
+    both = Recipe.load(None, [*start, "tasks.severity=4", "tasks.corruption=contrast"])
+    assert both.tasks.severity == 4
+    assert Recipe.read(Recipe.load(None, start).dump()) == Recipe.load(None, start)

@@ -13,12 +13,15 @@ from safetensors import safe_open
 from checkpoints import read_model, save_model
 from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, ConfigError, IncompatibleModels, NotFinite, OutputError
-from fusionbench.merge import bytes_per_entry, merge, open_pool, plan_of_recipe, tower_of
+from fusionbench.merge import merge, open_pool, plan_of_recipe, tower_of
 from fusionbench.weights.sources import open_source
+from fusionbench.weights.tensors import TensorSource
 
 BASE = {"w": torch.tensor([[1.0, 2.0], [3.0, 4.0]]), "b": torch.tensor([0.5, -0.5]), "n": torch.tensor(3)}
 DIGITS = {"w": BASE["w"] + torch.tensor([[1.0, 0.0], [0.0, -2.0]]), "b": BASE["b"] + 1, "n": torch.tensor(9)}
 SIGNS = {"w": BASE["w"] + torch.tensor([[1.0, 0.5], [0.0, 0.0]]), "b": BASE["b"], "n": torch.tensor(9)}
+OWN = {"fusion.lock.json", "README.md"}
+"""What a merge writes of itself."""
 CONFIG = {"model_type": "toy", "torch_dtype": "float32", "width": 2}
 
 
@@ -86,8 +89,8 @@ def test_a_merge_of_chosen_numbers(models):
 
 def test_the_same_recipe_gives_the_same_files(models):
     for name in ("one", "two"):
-        merge(recipe(models, method="ties"), models / name)
-    files = [sorted((models / name).iterdir()) for name in ("one", "two")]
+        merge(recipe(models, method="ties"), models / name / "merged")
+    files = [sorted((models / name / "merged").iterdir()) for name in ("one", "two")]
     assert [f.name for f in files[0]] == [f.name for f in files[1]]
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
 
@@ -140,7 +143,7 @@ def test_other_files_of_the_base_are_copied_and_those_of_its_training_are_not(mo
         (models / "base" / name).write_text(name)
     (models / "base" / "folder.json").mkdir()
     merge(recipe(models), models / "out")
-    assert sorted(path.name for path in (models / "out").iterdir()) == [
+    assert sorted({path.name for path in (models / "out").iterdir()} - OWN) == [
         "chat_template.jinja", "config.json", "merges.txt", "model.safetensors", "spiece.model", "tokenizer.json",
     ]  # fmt: skip
     assert (models / "out" / "config.json").read_bytes() == (models / "base" / "config.json").read_bytes()
@@ -150,7 +153,7 @@ def test_an_index_of_the_bases_shards_is_not_copied(models):
     (models / "base" / "model.safetensors").unlink()
     save_model(models / "base", BASE, CONFIG, shards=2)
     merge(recipe(models), models / "out")
-    assert sorted(path.name for path in (models / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert {path.name for path in (models / "out").iterdir()} - OWN == {"config.json", "model.safetensors"}
 
 
 def test_the_configuration_says_the_kind_that_was_asked_for(models):
@@ -195,12 +198,23 @@ def test_only_the_tower_of_a_family_is_fused(models):
 
 
 def test_a_family_that_is_named_wins_over_the_configuration():
-    assert tower_of({"model_type": "clip"}) == "vision_model."
-    assert tower_of({"model_type": "toy"}, "clip") == "vision_model."
-    assert tower_of({"model_type": "toy"}) == ""
-    assert tower_of({}) == ""
+    def source(config: dict[str, str]) -> TensorSource:
+        return TensorSource("x", {"w": torch.ones(1)}, config)
+
+    assert tower_of(source({"model_type": "clip"})) == "vision_model."
+    assert tower_of(source({"model_type": "toy"}), "clip") == "vision_model."
+    assert tower_of(source({"model_type": "toy"})) == ""
+    assert tower_of(source({})) == ""
     with pytest.raises(ConfigError, match="clip"):
-        tower_of({}, "clop")
+        tower_of(source({}), "clop")
+
+
+@pytest.mark.parametrize(
+    ("names", "tower"), [(("h.0.w",), ""), (("transformer.h.0.w", "score.weight"), "transformer.")]
+)
+def test_of_a_checkpoint_with_a_head_only_the_bare_model_is_the_tower(names, tower):
+    source = TensorSource("x", {name: torch.ones(1) for name in names}, {"model_type": "gpt2"})
+    assert tower_of(source) == tower
 
 
 def test_progress_ends_with_everything_done(models):
@@ -282,5 +296,14 @@ def test_headers_are_enough_to_open_a_pool_and_to_plan(models):
     assert pool.reference.label == str(models / "base")
 
 
-def test_bytes_are_counted_by_kind(models):
-    assert bytes_per_entry(open_source(models / "base")) == {"F32": 24, "I64": 8}
+def test_statistics_that_would_have_to_be_taken_anew_are_refused(models):
+    for name in ("base", "digits", "signs"):
+        saved = {
+            "bn.running_mean": torch.ones(2),
+            "bn.running_var": torch.ones(2),
+            "bn.num_batches_tracked": torch.tensor(1),
+        }
+        save_model(models / name, saved, CONFIG)
+    with pytest.raises(ConfigError, match="batch_norm=recalibrate"):
+        merge(recipe(models, "batch_norm=recalibrate"), models / "out")
+    assert left(models) == set()

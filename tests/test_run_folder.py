@@ -9,8 +9,7 @@ from fusionbench.config import Recipe
 from fusionbench.errors import ConfigError, OutputError
 from fusionbench.merge import Pool
 from fusionbench.run.execution import check_apart
-from fusionbench.run.folder import locked
-from fusionbench.run.setting import resolve
+from fusionbench.run.folder import State, begin, locked, state_of
 from fusionbench.weights.tensors import TensorSource
 
 
@@ -32,6 +31,25 @@ def test_a_folder_that_holds_an_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_corruption_is_refused_not_ignored() -> None:
-    recipe = Recipe.load(None, ["suite=mini/clip", "suite.size=tiny", "method=pretrained", "tasks.corruption=fog"])
-    with pytest.raises(ConfigError, match=r"tasks\.corruption"):
-        resolve(recipe)
+    asked = ["suite=mini/clip", "suite.size=tiny", "method=pretrained", "tasks.corruption=motion_blurr"]
+    with pytest.raises(ConfigError, match=r"tasks\.corruption.*no corruption 'motion_blurr'. Did you mean motion_blur"):
+        Recipe.load(None, asked)
+
+
+def test_a_folder_whose_recipe_cannot_be_read_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_bytes(b"\xff\xfe\x00")
+    for force in (False, True):
+        with pytest.raises(OutputError, match="was not made by fusionbench"):
+            state_of(tmp_path / "run", "sha256:0", force=force)
+    assert (tmp_path / "run" / "recipe.yaml").is_file()
+
+
+def test_beginning_a_run_leaves_what_is_beside_its_own_files(tmp_path: Path) -> None:
+    recipe = Recipe.load(None, ["experts.a=./a", "method=simple_average"])
+    begin(tmp_path / "run", recipe, "sha256:1")
+    (tmp_path / "run" / "model.partial").mkdir()
+    (tmp_path / "run" / "model.partial" / "mine").write_text("kept")
+    begin(tmp_path / "run", recipe, "sha256:1")
+    assert (tmp_path / "run" / "model.partial" / "mine").read_text() == "kept"
+    assert state_of(tmp_path / "run", "sha256:1", force=False) is State.unfinished

@@ -3,27 +3,36 @@
 The command line runs the same code, so both give the same bits.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from fusionbench.config import MethodConfig, parse_document
-from fusionbench.config.method import complete
+from fusionbench.compat import under_our_name
+from fusionbench.config import Config, MethodConfig, RuntimeConfig, parse_document
+from fusionbench.config.fields import Seed
+from fusionbench.config.method import over_suite_defaults
+from fusionbench.config.recipe import BatchNorm
 from fusionbench.errors import ConfigError
-from fusionbench.merge import Pool, plan_of, tower_of
+from fusionbench.merge import Pool, plan_of, run_recipe_plan, with_statistics
 from fusionbench.registry import Entry, methods
-from fusionbench.weights.adapters import AdaptedSource, is_adapter, open_adapter, open_experts
-from fusionbench.weights.engine import run_plan
-from fusionbench.weights.headers import Source
-from fusionbench.weights.sources import open_source
+from fusionbench.suites.load import load_suite
+from fusionbench.suites.model import ModelPool, Suite, TaskPool
+from fusionbench.suites.opening import is_suite, open_models
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fusionbench.mixing.fused import Fused
+    from fusionbench.tasks import Task
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Algorithm:
 
     method: MethodConfig
     seed: int = 0
-    batch_norm: str = "average"
+    batch_norm: BatchNorm = "average"
 
     @property
     def entry(self) -> Entry:
@@ -51,25 +60,47 @@ class Algorithm:
     @property
     def requirement(self) -> tuple[str, ...]:
         """What it needs beside the experts, such as base, unlabelled, labelled, validation or training_after."""
-        base = ("base",) if self.entry.kind == "stream" and self.entry.base == "required" else ()
+        base = ("base",) if self.entry.kind in ("stream", "rebuild") and self.entry.base == "required" else ()
         return (*base, *self.entry.needs)
 
-    def __call__(self, pool: Any) -> "Fused":
+    def __call__(
+        self, pool: Any, tasks: Any = None, *, folder: Path | None = None, runtime: RuntimeConfig | None = None
+    ) -> "Fused":
         """Return the fused model of a pool.
 
         Args:
-            pool: the name or file of a suite, a ModelPool, or a mapping of names to folders, hub ids, state dicts or
-                live modules, in which "base" is the pretrained model and every other name an expert.
+            pool: the name or file of a suite, a suite, a ModelPool, or a mapping of names to folders, hub ids, state
+                dicts or live modules, in which "base" is the pretrained model and every other name an expert.
+            tasks: what a method looks at that looks at data, where the pool is no suite: a TaskPool, its description,
+                or tasks by name. An expert's task is the one it names, else the one of its own name.
+            folder: keeps artefacts and checkpoints, from which an equal call goes on; None keeps nothing.
+            runtime: device, threads and memory.
 
         Raises:
-            FusionBenchError: where models are missing or do not fit.
+            FusionBenchError: where models are missing or do not fit, or the method lacks data.
         """
-        from fusionbench.mixing.build import fused_reference, fused_weights
+        with _folder_for(folder) as place:
+            return self._fused(pool, tasks, place, runtime or RuntimeConfig())
 
-        opened = open_models(pool)
-        if self.entry.kind == "reference":
-            return fused_reference(self.method.name, opened)
-        return fused_weights(merge_in_memory(self, opened), opened)
+    def _fused(self, pool: Any, tasks: Any, folder: Path, runtime: RuntimeConfig) -> "Fused":
+        from fusionbench.mixing.assemble import in_memory
+        from fusionbench.mixing.build import fused_reference, fused_weights
+        from fusionbench.run.whole import Bench, fuse_whole, with_collected
+        from fusionbench.weights.devices import device_named
+
+        opened, task_pool = _opened(pool, tasks)
+        method, entry, device = self.method, self.entry, device_named(runtime.device)
+        if self.batch_norm == "recalibrate" and entry.kind != "reference":
+            raise ConfigError("batch_norm=recalibrate belongs to a run: fusionbench run. Choose batch_norm=average.")
+        if entry.kind == "reference":
+            return fused_reference(entry.name, opened, device)
+        if entry.kind == "rebuild":
+            return in_memory(opened, entry, method.params, seed=self.seed, device=device)
+        opened = with_statistics(opened, method)
+        bench = Bench(opened, method, self.seed, runtime, lambda: _own_tasks(task_pool, opened), folder)
+        if entry.kind == "whole":
+            return fuse_whole(bench)[0]
+        return fused_weights(merge_in_memory(self, with_collected(bench)[0].pool, runtime), opened, device)
 
     def to_yaml(self) -> str:
         """Return the algorithm as YAML."""
@@ -83,15 +114,16 @@ class Algorithm:
         Raises:
             ConfigError: naming every wrong key and value.
         """
-        document = dict(parse_document(text, "The algorithm"))
-        unknown = sorted({*document} - {"method", "seed", "batch_norm"})
-        if unknown or "method" not in document:
-            raise ConfigError(f"An algorithm has the keys method, seed and batch_norm; got {', '.join(document)}.")
-        return cls(
-            MethodConfig.model_construct(**complete(document["method"])),
-            int(document.get("seed", 0)),
-            str(document.get("batch_norm", "average")),
-        )
+        read = _Written.read(parse_document(text, "The algorithm"), "The algorithm")
+        return cls(read.method, read.seed, read.batch_norm)
+
+
+class _Written(Config):
+    """An algorithm as YAML has it."""
+
+    method: MethodConfig
+    seed: Seed = 0
+    batch_norm: BatchNorm = "average"
 
 
 def configure(
@@ -100,7 +132,7 @@ def configure(
     """Return the method called `name` with these parameters, the others at their defaults.
 
     Args:
-        name: of a registered method, or of a preset such as `ties/fusion_bench`.
+        name: of a registered method, ours or mergekit's, or of a preset such as `ties/fusion_bench`.
         compat: whose arithmetic, where implementations differ.
         seed: of every random choice.
         batch_norm: what becomes of running means and variances.
@@ -109,78 +141,92 @@ def configure(
     Raises:
         ConfigError: naming every wrong parameter at once.
     """
-    return Algorithm(
-        MethodConfig.model_construct(**complete({"name": name, "compat": compat, **parameters})), seed, batch_norm
-    )
+    method, notes = under_our_name({"name": name, "compat": compat, **parameters})
+    for line in notes:
+        logger.info(line)
+    read = _Written.read({"method": method, "seed": seed, "batch_norm": batch_norm}, "The algorithm")
+    return Algorithm(read.method, read.seed, read.batch_norm)
 
 
 def fuse(
-    name: str, pool: Any, *, compat: str | None = None, seed: int = 0, batch_norm: str = "average", **parameters: Any
+    name: str,
+    pool: Any,
+    tasks: Any = None,
+    *,
+    compat: str | None = None,
+    seed: int = 0,
+    batch_norm: str = "average",
+    folder: Path | None = None,
+    runtime: RuntimeConfig | None = None,
+    **parameters: Any,
 ) -> "Fused":
     """Return the fused model of a pool: `fusionbench.fuse("ties", "mini/clip", scale=1.0)`.
 
     Args:
-        name: of a registered method, or of a preset such as `ties/fusion_bench`.
-        pool: see `Algorithm.__call__`.
+        name: of a registered method, ours or mergekit's, or of a preset such as `ties/fusion_bench`.
+        pool: see `Algorithm.__call__`; a suite's defaults for the method count, as on the command line.
+        tasks: see `Algorithm.__call__`.
         compat: whose arithmetic, where implementations differ.
         seed: of every random choice.
         batch_norm: what becomes of running means and variances.
+        folder: see `Algorithm.__call__`.
+        runtime: device, threads and memory.
         **parameters: the method's own.
 
     Raises:
         FusionBenchError: for every mistake of the user.
     """
-    return configure(name, compat=compat, seed=seed, batch_norm=batch_norm, **parameters)(pool)
+    if is_suite(pool):
+        pool = load_suite(pool).suite
+        typed, _ = under_our_name({"name": name, "compat": compat, **parameters})
+        layered = over_suite_defaults(typed, pool.method_defaults)
+        name, compat = typed["name"], layered.get("compat", compat)
+        parameters = {key: value for key, value in layered.items() if key not in ("name", "compat")}
+    return configure(name, compat=compat, seed=seed, batch_norm=batch_norm, **parameters)(
+        pool, tasks, folder=folder, runtime=runtime
+    )
 
 
-def open_models(pool: Any) -> Pool:
-    """Open what a user calls a pool; see `Algorithm.__call__`."""
-    from fusionbench.suites.model import ModelPool
-
-    if isinstance(pool, Pool):
-        return pool
-    if isinstance(pool, Mapping):
-        return _open_mapping(pool)
-    if not isinstance(pool, ModelPool):
-        from fusionbench.suites.load import load_suite
-
-        resolved = load_suite(pool)
-        known = resolved.suite.tasks.tasks
-        tasks = {name: resolved.suite.pool.task_of(name, known) for name in resolved.suite.pool.experts}
-        return replace(open_models(resolved.suite.pool), tasks=tasks)
-    base, experts = open_experts(pool.base, pool.experts)
-    mtl = _open_one("mtl", pool.mtl, base) if pool.mtl is not None else None
-    opened = Pool(base, experts, mtl=mtl, tasks={name: expert.task or name for name, expert in pool.experts.items()})
-    return replace(opened, tower=tower_of(opened.reference.config, pool.family), family=pool.family)
+@contextmanager
+def _folder_for(folder: Path | None) -> Iterator[Path]:
+    """Yield the folder that was named, or one that is removed at the end."""
+    if folder is not None:
+        yield Path(folder)
+        return
+    with TemporaryDirectory(prefix="fusionbench-") as made:
+        yield Path(made)
 
 
-def _open_mapping(models: Mapping[str, Any]) -> Pool:
-    if not models or set(models) == {"base"}:
-        raise ConfigError('A pool is a mapping such as {"base": model, "math": model, "code": model}.')
-    base = _open_one("base", models["base"]) if "base" in models else None
-    opened = {name: _open_one(name, model, base) for name, model in models.items() if name != "base"}
-    if base is None:
-        base = next((source.base for source in opened.values() if isinstance(source, AdaptedSource)), None)
-    pool = Pool(base, opened, tasks={name: name for name in opened})
-    return replace(pool, tower=tower_of(pool.reference.config))
+def _opened(pool: Any, tasks: Any) -> tuple[Pool, Any]:
+    """Return the opened models, and the tasks that belong to them: a suite's where none are named."""
+    if not is_suite(pool):
+        return open_models(pool), tasks
+    suite = load_suite(pool).suite
+    return open_models(suite), suite.tasks if tasks is None else tasks
 
 
-def _open_one(name: str, model: Any, base: Source | None = None) -> Source:
-    if isinstance(model, str | Path):
-        return open_adapter(model, base) if is_adapter(model) else open_source(model)
-    if hasattr(model, "specs") and hasattr(model, "read"):
-        source: Source = model
-        return source
-    from fusionbench.weights.tensors import TensorSource
+def _own_tasks(tasks: Any, pool: Pool) -> "Mapping[str, Task]":
+    """Return the tasks that the experts were trained on, ready to run; none where there are none."""
+    from fusionbench.run.whole import own_tasks
+    from fusionbench.tasks import Task
 
-    return TensorSource(name, model)
+    if tasks is None:
+        return {}
+    if isinstance(tasks, Mapping) and tasks and all(isinstance(task, Task) for task in tasks.values()):
+        return {task: tasks[task] for task in dict.fromkeys(pool.tasks.values()) if task is not None and task in tasks}
+    known = tasks if isinstance(tasks, TaskPool) else TaskPool.read(tasks, "The tasks")
+    # The models are open already: of the suite only its tasks are looked at.
+    experts = {name: {"model": source.label} for name, source in pool.experts.items()}
+    models = ModelPool.read({"experts": experts, "family": pool.family}, "The models")
+    own = {name: task if task in known.tasks else None for name, task in pool.tasks.items()}
+    return own_tasks(Suite(name="the given tasks", pool=models, tasks=known), replace(pool, tasks=own))
 
 
-def merge_in_memory(algorithm: Algorithm, pool: Pool) -> "dict[str, Tensor]":
+def merge_in_memory(algorithm: Algorithm, pool: Pool, runtime: RuntimeConfig | None = None) -> "dict[str, Tensor]":
     """Return the merged tensors of a stream method by canonical name, in the base's kinds of number."""
     from fusionbench.weights.tensors import MemorySink
 
     plan = plan_of(pool, algorithm.method, seed=algorithm.seed, batch_norm=algorithm.batch_norm)
     sink = MemorySink([step.output for step in plan])
-    run_plan(plan, algorithm.entry, sink, values=algorithm.method.params)
+    run_recipe_plan(plan, algorithm.method, runtime or RuntimeConfig(), sink)
     return sink.weights

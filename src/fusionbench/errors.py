@@ -40,6 +40,10 @@ class MissingPart(FusionBenchError):
         super().__init__(f"The family {family!r} has no {part}{needed}. Choose a method that does without it.")
 
 
+class MissingHead(FusionBenchError):
+    """A task needs a trained head, and none is there."""
+
+
 class MissingExtra(FusionBenchError):
     """An optional package is not installed."""
 

@@ -24,6 +24,14 @@ def collect() -> dict[str, dict[str, dict[str, Any]]]:
         if entry.name in found[kind]:
             raise ValueError(f"{kind} {entry.name!r} is registered twice.")
         found[kind][entry.name] = _fields(entry)
+    from fusionbench.experiments.model import entries as experiments
+    from fusionbench.suites.paper import entries as suites
+
+    for entry in suites():
+        if entry.name in found["suite"]:
+            raise ValueError(f"suite {entry.name!r} is registered twice.")
+        found["suite"][entry.name] = _fields(entry)
+    found["experiment"] = {entry.name: _fields(entry) for entry in experiments()}
     return {kind: dict(sorted(entries.items())) for kind, entries in found.items()}
 
 

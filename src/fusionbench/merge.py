@@ -2,30 +2,29 @@
 
 import json
 import platform
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from fusionbench.config import MethodConfig, Recipe, SliceConfig, identity
-from fusionbench.errors import CheckpointError, ConfigError
+from fusionbench.config import MethodConfig, Recipe, RuntimeConfig, SliceConfig, identity
+from fusionbench.errors import ConfigError
 from fusionbench.registry import Entry, families, load_attribute, methods
-from fusionbench.weights.adapters import AdapterBase, open_experts
+from fusionbench.weights.adapters import open_experts
+from fusionbench.weights.card import write_card
 from fusionbench.weights.checks import fit
-from fusionbench.weights.engine import run_plan, total_entries
-from fusionbench.weights.headers import ITEM_BYTES, WORDS, Source
+from fusionbench.weights.collected import STATISTICS, open_statistics
+from fusionbench.weights.companions import copy_companions
+from fusionbench.weights.engine import Sink, run_plan, total_entries
+from fusionbench.weights.headers import WORDS, Source
+from fusionbench.weights.lock import write_lock
 from fusionbench.weights.plan import Plan, build_plan
 from fusionbench.weights.slices import plan_slices
-from fusionbench.weights.sources import open_source
+from fusionbench.weights.stacking import index_of, plan_stack
 from fusionbench.weights.tokens import vocabulary_notes
+from fusionbench.weights.vocabulary_files import SharedVocabulary, chat_template, share_vocabulary, write_tokenizer
 from fusionbench.weights.writer import CheckpointWriter
 
-COPIED = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
-NOT_COPIED = ("*.index.json", "trainer_state.json", "training_args.json", "adapter_config.json", "fusionbench.json")
-STATISTICS = "statistics"
-"""The parameter of methods that look at data before the merge: a folder of what an earlier run saw."""
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
 
@@ -43,17 +42,22 @@ class Pool:
     """The task that each expert was trained on, where one is known."""
     statistics: Mapping[str, Source] = field(default_factory=dict)
     """What was collected of each expert's data, for methods that weigh by it."""
+    vocabulary: SharedVocabulary | None = None
+    """What the models' tables of tokens were brought to, where the recipe asks for one vocabulary."""
 
     @property
     def reference(self) -> Source:
         """The checkpoint whose names, kinds and other files the output takes: the base, or the first expert."""
         return self.base if self.base is not None else next(iter(self.experts.values()))
 
+    def sources(self) -> dict[str, Source]:
+        """Return every model that is read, by name."""
+        named = {**({"base": self.base} if self.base is not None else {}), **self.experts}
+        return named | {f"statistics/{name}": source for name, source in self.statistics.items()}
+
     def fingerprints(self) -> dict[str, str]:
         """Return a digest of each model by name."""
-        named = {**({"base": self.base} if self.base is not None else {}), **self.experts}
-        named |= {f"statistics/{name}": source for name, source in self.statistics.items()}
-        return {name: source.fingerprint() for name, source in named.items()}
+        return {name: source.fingerprint() for name, source in self.sources().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,10 @@ def open_pool(recipe: Recipe) -> Pool:
     # A default is no choice: (IA)³ asks for one.
     space = recipe.space if "space" in recipe.model_fields_set else None
     pool = Pool(*open_experts(recipe.base, recipe.experts, space), family=recipe.family)
-    tower = "" if space == "adapter" else tower_of(pool.reference.config, recipe.family)
+    if recipe.vocabulary is not None:
+        base, experts, shared = share_vocabulary(pool.base, pool.experts, recipe.vocabulary)
+        pool = replace(pool, base=base, experts=experts, vocabulary=shared)
+    tower = "" if space == "adapter" else tower_of(pool.reference, recipe.family)
     return with_statistics(replace(pool, tower=tower), recipe.method)
 
 
@@ -96,33 +103,21 @@ def with_statistics(pool: Pool, method: MethodConfig) -> Pool:
     folder = method.params.get(STATISTICS)
     if not isinstance(folder, str):
         return pool
-    return replace(pool, statistics={name: _statistics(Path(folder), name, pool, method.name) for name in pool.experts})
+    return replace(pool, statistics=open_statistics(Path(folder), pool.experts, method.name))
 
 
-def _statistics(folder: Path, name: str, pool: Pool, method: str) -> Source:
-    if not (folder / name).is_dir():
-        raise CheckpointError(
-            f"method.{STATISTICS}={folder} has none of the expert {name!r}: no folder {folder / name}. "
-            "Give the folder that holds one a expert, such as <run>/artefacts/statistics."
-        )
-    source = open_source(folder / name)
-    text = getattr(source, "metadata", {})
-    expected = {"method": method, "model": pool.experts[name].fingerprint()}
-    for key, value in expected.items():
-        if text.get(key) != value:
-            raise ConfigError(
-                f"{folder / name} was collected for the {key} {text.get(key, 'unknown')}, here it is {value}. "
-                f"Leave method.{STATISTICS} out to collect anew."
-            )
-    return source
+def tower_of(source: Source, family: str = "auto") -> str:
+    """Return the prefix of what is fused of a model: its family's tower, or "" for all.
 
-
-def tower_of(config: Mapping[str, Any], family: str = "auto") -> str:
-    """Return the prefix of what is fused of a model: its family's tower, or "" for all."""
+    Where a checkpoint holds more than the bare model (a head of its pretraining, say), only the bare model is fused.
+    """
+    kind = source.config.get("model_type")
     for name in families if family == "auto" else (family,):
         data = families[name].data or {}
-        if family != "auto" or config.get("model_type") in data.get("model_types", ()):
-            return str(data.get("tower", ""))
+        if family != "auto" or kind in data.get("model_types", ()):
+            body = str(data.get("bodies", {}).get(kind, ""))
+            held = bool(body) and any(name.startswith(body) for name in source.specs)
+            return body if held else str(data.get("tower", ""))
     return ""
 
 
@@ -140,6 +135,10 @@ def plan_of(
         raise ConfigError(f"{entry.name} does not merge tensor by tensor; use it with: fusionbench run.")
     if pool.base is None and entry.base == "required":
         raise ConfigError(f"{entry.name} works on deltas to a base model: name one with base=REF.")
+    if (entry.data or {}).get("stacks"):
+        model = list(pool.experts.values())[index_of(method.params["expert"], tuple(pool.experts))]
+        word = dtype if dtype == "base" else WORDS[dtype]
+        return plan_stack(model, method.params["layers"], method=entry.name, dtype=word)
     if STATISTICS in method.params and not pool.statistics:
         pool = with_statistics(pool, method)
         if not pool.statistics:
@@ -147,7 +146,7 @@ def plan_of(
                 f"{entry.name} weighs by statistics of each expert's data. Collect them with: fusionbench run suite=…; "
                 f"or name those of an earlier run: method.{STATISTICS}=RUN/artefacts/statistics."
             )
-    return build_plan(
+    plan = build_plan(
         pool.base,
         pool.experts,
         fit(pool.reference, pool.experts, tower=pool.tower),
@@ -159,6 +158,12 @@ def plan_of(
         batch_norm=batch_norm,
         statistics=pool.statistics,
     )
+    if batch_norm == "recalibrate" and not pool.tasks and any(step.action == "batch_norm" for step in plan):
+        raise ConfigError(
+            "batch_norm=recalibrate looks at inputs, which a merge of files does not have. Use it with: fusionbench "
+            "run suite=…; or choose average, keep_base or as_parameters."
+        )
+    return plan
 
 
 def plan_of_recipe(recipe: Recipe, pool: Pool) -> Plan:
@@ -168,6 +173,9 @@ def plan_of_recipe(recipe: Recipe, pool: Pool) -> Plan:
         plan = plan_of(pool, method, seed=recipe.seed, batch_norm=recipe.batch_norm, dtype=dtype)
     else:
         plan = _plan_of_slices(recipe, recipe.slices, pool)
+    if pool.vocabulary is not None:
+        changes = {**plan.config, **pool.vocabulary.config_changes()}
+        return replace(plan, notes=(*plan.notes, *pool.vocabulary.alignment.notes), config=changes)
     return replace(plan, notes=(*plan.notes, *vocabulary_notes(pool.reference, pool.experts)))
 
 
@@ -194,7 +202,9 @@ def silent(what: str, done: int, total: int) -> None:
     """Report no progress."""
 
 
-def merge(recipe: Recipe, folder: Path, progress: Progress = silent, pool: Pool | None = None) -> Merged:
+def merge(
+    recipe: Recipe, folder: Path, progress: Progress = silent, pool: Pool | None = None, *, digest: bool = False
+) -> Merged:
     """Write the merged model of a recipe to `folder`, in the base's layout, whole or not at all.
 
     Args:
@@ -202,43 +212,68 @@ def merge(recipe: Recipe, folder: Path, progress: Progress = silent, pool: Pool 
         folder: must not exist.
         progress: told how many entries are done.
         pool: the recipe's models where they are opened already.
+        digest: put the SHA-256 of every input and output file into the lock, not only samples of them.
 
     Raises:
         FusionBenchError: for every mistake of the user; nothing is left behind.
+        Interrupted: where the user stops it; what is finished is kept, and gone on with the next time.
     """
     pool = pool or open_pool(recipe)
+    if recipe.output.format == "lora":
+        from fusionbench.merge_lora import merge_lora
+
+        return merge_lora(recipe, folder, progress, pool, digest=digest)
     plan = plan_of_recipe(recipe, pool)
     entry = methods[recipe.method.name]
     inputs = pool.fingerprints()
+    about = header(recipe, entry, inputs)
     outputs = [step.output for step in plan]
     if entry.kernel:
         # Some packages swallow an interruption that falls into their import; so it falls before anything is on disk.
         load_attribute(entry.kernel)
-    total, done = total_entries(plan), 0
+
+    def finish(place: Path) -> None:
+        copy_companions(pool.reference, place, dtype=recipe.output.dtype, changes=plan.config)
+        models = [*((pool.base,) if pool.base is not None else ()), *pool.experts.values()]
+        write_tokenizer(place, pool.vocabulary, chat_template(models, recipe.output.chat_template))
+        write_card(place, recipe.dump(), models, method=entry.name, paper=entry.paper)
+        write_lock(place, about, pool.sources(), full=digest)
+
+    with CheckpointWriter(
+        folder,
+        outputs,
+        metadata={"fusionbench": json.dumps(about, ensure_ascii=False)},
+        shard_bytes=recipe.output.shard_bytes,
+        finish=finish,
+        key=about["identity"],
+    ) as writer:
+        passes = run_recipe_plan(plan, recipe.method, recipe.runtime, writer, progress, finished=writer.finished)
+    return Merged(folder, sum(s.size for s in outputs), writer.total_bytes, passes, plan.notes, inputs)
+
+
+def run_recipe_plan(
+    plan: Plan, method: MethodConfig, runtime: RuntimeConfig, sink: Sink, progress: Progress = silent, *,
+    finished: Collection[str] = (),
+) -> int:  # fmt: skip
+    """Run a plan as a recipe asks, but for `finished` outputs, to disk or memory; return how often inputs were read."""
+    entry, total, done = methods[method.name], total_entries(plan), 0
 
     def advance(entries: int) -> None:
         nonlocal done
         done += entries
         progress(f"merging by {entry.name}", done, total)
 
-    with CheckpointWriter(
-        folder,
-        outputs,
-        metadata={"fusionbench": json.dumps(header(recipe, entry, inputs), ensure_ascii=False)},
-        shard_bytes=recipe.output.shard_bytes,
-        finish=lambda place: copy_other_files(pool.reference, place, recipe.output.dtype, plan.config),
-    ) as writer:
-        passes = run_plan(
-            plan,
-            entry,
-            writer,
-            values=recipe.method.params,
-            threads=recipe.runtime.threads,
-            memory=recipe.runtime.memory,
-            device=recipe.runtime.device,
-            advance=advance,
-        )
-    return Merged(folder, sum(s.size for s in outputs), writer.total_bytes, passes, plan.notes, inputs)
+    return run_plan(
+        plan,
+        entry,
+        sink,
+        values=method.params,
+        threads=runtime.threads,
+        memory=runtime.memory,
+        device=runtime.device,
+        advance=advance,
+        finished=finished,
+    )
 
 
 def header(recipe: Recipe, entry: Entry, inputs: Mapping[str, str]) -> dict[str, Any]:
@@ -258,34 +293,3 @@ def header(recipe: Recipe, entry: Entry, inputs: Mapping[str, str]) -> dict[str,
             entry.name: entry.version,
         },
     }
-
-
-def copy_other_files(
-    source: Source, folder: Path, dtype: str, changes: Mapping[str, Any] = MappingProxyType({})
-) -> None:
-    """Copy configuration, tokenizer and templates of a model.
-
-    The configuration says the output's kind of number, and what `changes` say of its layers.
-    """
-    if isinstance(source, AdapterBase):
-        source.complete(folder)
-    if source.folder is None:
-        return
-    for pattern in COPIED:
-        for path in sorted(source.folder.glob(pattern)):
-            if path.is_file() and not any(path.match(skipped) for skipped in NOT_COPIED):
-                shutil.copyfile(path, folder / path.name)
-    if source.config and (changes or dtype != "base"):
-        config = {**source.config, **changes}
-        if dtype != "base":
-            config = {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}
-            config["dtype"] = dtype
-        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-
-
-def bytes_per_entry(source: Source) -> dict[str, int]:
-    """Return how many bytes of each kind of number a model holds."""
-    totals: dict[str, int] = {}
-    for spec in source.specs.values():
-        totals[spec.dtype] = totals.get(spec.dtype, 0) + spec.size * ITEM_BYTES[spec.dtype]
-    return totals

@@ -7,12 +7,15 @@ from pathlib import Path
 from fusionbench.compat import Stage
 from fusionbench.config import Recipe
 from fusionbench.errors import OutputError
-from fusionbench.merge import Merged, Pool, Progress, header, merge, open_pool, silent
+from fusionbench.merge import Merged, Pool, Progress, header, merge, open_pool, plan_of_recipe, silent
 from fusionbench.registry import methods
+from fusionbench.weights.checks import fit
 from fusionbench.weights.sources import open_source
 
 
-def merge_stages(stages: Sequence[Stage], folder: Path, progress: Progress = silent) -> tuple[Merged, tuple[str, ...]]:
+def merge_stages(
+    stages: Sequence[Stage], folder: Path, progress: Progress = silent, *, digest: bool = False
+) -> tuple[Merged, tuple[str, ...]]:
     """Write the result of the last stage to `folder`, those before it to `<folder>.stages/<name>`, in this order.
 
     A stage that is there already is used again where the same recipe on the same models made it.
@@ -21,6 +24,7 @@ def merge_stages(stages: Sequence[Stage], folder: Path, progress: Progress = sil
         stages: in the order of `load_stages`.
         folder: must not exist.
         progress: told how many entries of a stage are done.
+        digest: see `fusionbench.merge.merge`.
 
     Returns:
         What the last merge did, and a note for each stage that was there already.
@@ -41,14 +45,38 @@ def merge_stages(stages: Sequence[Stage], folder: Path, progress: Progress = sil
             _refuse_another(place, recipe, pool)
             reused.append(f"{place} is there already, made by this recipe of these models; it is used again.")
         else:
-            merge(recipe, place, progress, pool)
-    return merge(last.placed(folders), folder, progress), tuple(reused)
+            _make(recipe, place, progress, pool, digest)
+    recipe = last.placed(folders)
+    return _make(recipe, folder, progress, open_pool(recipe), digest), tuple(reused)
+
+
+def notes_of(recipe: Recipe) -> tuple[str, ...]:
+    """Return what a user should know of a recipe before it is run; everything is checked, nothing is written.
+
+    Raises:
+        FusionBenchError: where it cannot be run.
+    """
+    pool = open_pool(recipe)
+    if methods[recipe.method.name].kind == "rebuild":
+        return fit(pool.reference, pool.experts, tower=pool.tower).notes
+    return plan_of_recipe(recipe, pool).notes
+
+
+def _make(recipe: Recipe, folder: Path, progress: Progress, pool: Pool, digest: bool) -> Merged:
+    """Write one result: a tensor at a time without torch, or a module site at a time."""
+    if methods[recipe.method.name].kind == "rebuild":
+        from fusionbench.run.rebuild import rebuild_to
+
+        return rebuild_to(recipe, folder, progress, pool)
+    return merge(recipe, folder, progress, pool, digest=digest)
 
 
 def _refuse_another(place: Path, recipe: Recipe, pool: Pool) -> None:
     """Refuse a folder that was not made by `recipe` of these models."""
-    metadata = getattr(open_source(place), "metadata", {})
-    made = json.loads(metadata.get("fusionbench", "{}")).get("identity")
+    try:
+        made = json.loads(getattr(open_source(place), "metadata", {}).get("fusionbench", "{}"))["identity"]
+    except (ValueError, KeyError, TypeError):
+        made = None
     if made != header(recipe, methods[recipe.method.name], pool.fingerprints())["identity"]:
         raise OutputError(
             f"{place} holds another result: its recipe or its models have changed since. Remove it to make it again, "

@@ -112,3 +112,25 @@ def test_a_tokenizer_that_does_not_end_texts_is_refused_with_the_token(clip_fold
     place.write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="does not end texts with token 11"):
         Clip().tokenize(open_source(tmp_path / "base"), ["a cat"])
+
+
+def test_permutations_move_heads_and_hidden_units_and_nothing_that_the_model_computes(clip_folder: Path) -> None:
+    source, clip = open_source(clip_folder), Clip()
+    groups = clip.permutations(source.config)
+    assert [(group.name.rpartition(".")[2], group.units) for group in groups] == [("self_attn", 2), ("mlp", 32)] * 2
+    module = load_module(clip, source).double()
+    batch = {"pixel_values": torch.rand(2, 3, 32, 32, dtype=torch.float64)}
+    state = module.state_dict()
+    with torch.inference_mode():
+        before = clip.features(module, batch)
+        for group in groups:
+            order = torch.arange(group.units).flip(0)
+            for name, axis in (*group.produced, *group.read):
+                moved = state[name].movedim(axis, 0)
+                blocks = moved.reshape(group.units, -1, *moved.shape[1:])[order]
+                state[name].copy_(blocks.reshape(moved.shape).movedim(0, axis).clone())
+        torch.testing.assert_close(clip.features(module, batch), before)
+        state["vision_model.encoder.layers.0.mlp.fc1.bias"].copy_(
+            state["vision_model.encoder.layers.0.mlp.fc1.bias"].flip(0).clone()
+        )
+        assert not torch.allclose(clip.features(module, batch), before)

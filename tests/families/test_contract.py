@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from fusionbench.errors import MissingPart
 from fusionbench.families import Family, HasParts, family_for, family_named, load_module, weights_in
 from fusionbench.registry import families
 from fusionbench.weights.headers import Source
@@ -22,6 +23,15 @@ class Tiny(NamedTuple):
 
     model: nn.Module
     examples: list[Mapping[str, Any]]
+
+
+def tiny_t5() -> Tiny:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    sizes = {"vocab_size": 20, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
+    config = T5Config(**sizes, decoder_start_token_id=0, feed_forward_proj="gated-gelu")
+    texts = [[5, 6, 7, 1], [8, 1], [9, 10, 11, 12, 13, 1], [14, 15, 1], [16, 17, 18, 19, 1]]
+    return Tiny(T5ForConditionalGeneration(config), [{"input_ids": text, "label": text[:2]} for text in texts])
 
 
 def tiny_clip() -> Tiny:
@@ -37,7 +47,91 @@ def tiny_clip() -> Tiny:
     return Tiny(CLIPModel(config), [{"image": image, "label": label} for label, image in enumerate(images)])
 
 
-TINY: dict[str, Callable[[], Tiny]] = {"clip": tiny_clip}
+def tiny_texts() -> list[Mapping[str, Any]]:
+    random = np.random.default_rng(0)
+    return [{"input_ids": random.integers(2, 20, 4 + 2 * label), "label": label} for label in range(5)]
+
+
+def tiny_gpt2() -> Tiny:
+    from transformers import GPT2Config, GPT2Model
+
+    config = GPT2Config(vocab_size=20, n_positions=16, n_embd=16, n_layer=2, n_head=2, bos_token_id=1, eos_token_id=1)
+    return Tiny(GPT2Model(config), tiny_texts())
+
+
+def tiny_encoder() -> Tiny:
+    from transformers import BertConfig, BertModel
+
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return Tiny(BertModel(BertConfig(vocab_size=20, max_position_embeddings=16, **size)), tiny_texts())
+
+
+def tiny_images(side: int = 16) -> list[Mapping[str, Any]]:
+    images = np.random.default_rng(0).integers(0, 256, (5, side, side, 3), dtype=np.uint8)
+    return [{"image": image, "label": label} for label, image in enumerate(images)]
+
+
+def tiny_vit() -> Tiny:
+    from transformers import ViTConfig, ViTModel
+
+    class Plain(ViTModel):
+        """As inside ViT's classifier: without the pooling layer."""
+
+        def __init__(self, config: ViTConfig) -> None:
+            super().__init__(config, add_pooling_layer=False)
+
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return Tiny(Plain(ViTConfig(image_size=16, patch_size=8, **size)), tiny_images())
+
+
+def tiny_dinov2() -> Tiny:
+    from transformers import Dinov2Config, Dinov2Model
+
+    size = {"hidden_size": 16, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return Tiny(Dinov2Model(Dinov2Config(image_size=16, patch_size=8, **size)), tiny_images())
+
+
+def tiny_resnet() -> Tiny:
+    from transformers import ResNetConfig, ResNetModel
+
+    return Tiny(ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 2])), tiny_images())
+
+
+def tiny_convnext() -> Tiny:
+    from transformers import ConvNextConfig, ConvNextModel
+
+    return Tiny(ConvNextModel(ConvNextConfig(num_stages=2, hidden_sizes=[8, 16], depths=[1, 2])), tiny_images())
+
+
+def tiny_scene() -> Tiny:
+    from fusionbench.families.scene_encoder import SceneConfig, SceneEncoder
+
+    config = SceneConfig(stem_width=8, widths=[4, 4, 4, 4], depths=[1, 1, 2, 1])
+    return Tiny(SceneEncoder(config), tiny_images(24))
+
+
+def tiny_causal_lm(kind: str) -> Callable[[], Tiny]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    size |= {"vocab_size": 20, "num_key_value_heads": 2, "head_dim": 4, "pad_token_id": 0, "eos_token_id": 1}
+
+    def make() -> Tiny:
+        config = AutoConfig.for_model(kind, **size, tie_word_embeddings=kind != "mistral")
+        texts = [{"input_ids": text["input_ids"], "label": [2, 3]} for text in tiny_texts()]
+        return Tiny(AutoModelForCausalLM.from_config(config), texts)
+
+    return make
+
+
+TINY: dict[str, Callable[[], Tiny]] = {"encoder": tiny_encoder, "gpt2": tiny_gpt2, "t5": tiny_t5, "clip": tiny_clip}
+TINY |= {"image_classifier/vit": tiny_vit, "image_classifier/dinov2": tiny_dinov2}
+TINY |= {"image_classifier/resnet": tiny_resnet, "image_classifier/convnext": tiny_convnext, "scene": tiny_scene}
+TINY |= {f"causal_lm/{kind}": tiny_causal_lm(kind) for kind in ("llama", "mistral", "qwen2", "qwen3", "gemma2")}
+"""By family; by family and architecture where one serves several."""
+
+WITHOUT_MLPS = {"bert", "resnet", "dilated_resnet"}
+"""Model types whose blocks do not hold an MLP as one module; they say so."""
 
 
 class Case(NamedTuple):
@@ -54,7 +148,7 @@ class Case(NamedTuple):
             return self.family.features(module, self.family.collate(self.examples))
 
 
-@pytest.fixture(scope="module", params=sorted(families))
+@pytest.fixture(scope="module", params=sorted(TINY))
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     """The family, and its tiny model written and read back by Hugging Face itself."""
     from transformers.utils import logging
@@ -65,10 +159,13 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         tiny = TINY[request.param]()
         for parameter in tiny.model.parameters():
             nn.init.normal_(parameter, std=0.3)
-    folder = tmp_path_factory.mktemp(request.param) / "model"
+    folder = tmp_path_factory.mktemp(request.param.replace("/", "-")) / "model"
     tiny.model.save_pretrained(folder)
     return Case(
-        family_named(request.param), open_source(folder), type(tiny.model).from_pretrained(folder), tiny.examples
+        family_named(request.param.split("/")[0]),
+        open_source(folder),
+        type(tiny.model).from_pretrained(folder),
+        tiny.examples,
     )
 
 
@@ -77,6 +174,10 @@ def tower_of(case: Case) -> dict[str, torch.Tensor]:
     weights = LazyWeights(case.source)
     fused = {n: weights[n] for n, s in case.source.specs.items() if n.startswith(case.family.tower) and s.is_float}
     return {name: tensor * 0.5 + 0.1 for name, tensor in fused.items()}
+
+
+def test_every_family_is_held_against_the_contract() -> None:
+    assert {name.split("/")[0] for name in TINY} >= set(families)
 
 
 def test_the_family_is_found_by_the_configuration_and_refuses_others(case: Case) -> None:
@@ -147,17 +248,23 @@ def test_every_named_linear_map_is_reached_by_a_forward_and_lies_in_the_tower(ca
         site.module.register_forward_hook(lambda *_, name=site.name: reached.add(name))
     case.features(module)
     assert reached == {site.name for site in sites}
-    assert sites
+    assert sites or not any(isinstance(part, nn.Linear) for part in module.modules())
 
 
 def test_every_named_block_and_mlp_exists_and_an_mlp_is_made_of_linear_sites(case: Case) -> None:
     assert isinstance(case.family, HasParts)
     module = case.load()
-    blocks, mlps = case.family.blocks(module), case.family.mlps(module)
+    blocks = case.family.blocks(module)
+    if case.source.config["model_type"] in WITHOUT_MLPS:
+        with pytest.raises(MissingPart, match="MLP"):
+            case.family.mlps(module)
+        assert len(blocks) > 1
+        return
+    mlps = case.family.mlps(module)
     assert len(blocks) == len(mlps) > 1
     sites = {site.name for site in case.family.linears(module)}
     for block, mlp in zip(blocks, mlps, strict=True):
-        assert mlp.startswith(f"{block}.")
+        assert f"{mlp}.".startswith(f"{block}.")
         parts = [part for part in case.family.mlp_parts(module) if part is not None]
         assert {f"{mlp}.{part}" for part in parts} <= sites
 

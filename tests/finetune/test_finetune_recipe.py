@@ -41,3 +41,29 @@ def test_a_wrong_setting_is_refused_by_its_key(key, value):
 def test_text_of_a_yaml_file_is_read_by_the_type_of_its_key():
     recipe = FinetuneRecipe.read({"steps": "1e3", "learning_rate": "3e-4", "betas": ["0.9", "0.98"], "clip": None})
     assert (recipe.steps, recipe.learning_rate, recipe.betas) == (1000, 3e-4, (0.9, 0.98))
+
+
+def test_the_papers_adapters_are_of_rank_16_and_scale_2():
+    # arXiv:2312.06173, appendix: Flan-T5 with LoRA r = 16, alpha = 32, learning rate 4e-5, batch 16, 2000 steps
+    flan = preset("t5/lora")
+    assert (flan.steps, flan.batch, flan.learning_rate) == (2000, 16, 4e-5)
+    for name in ("t5/lora", "clip/lora"):
+        adapter = preset(name).adapter
+        assert adapter is not None
+        assert (adapter.r, adapter.alpha) == (16, 32)
+
+
+def test_the_t5_of_ties_sees_1024_examples_a_step():
+    # arXiv:2306.01708: constant rate 1e-4, effective batch 1024
+    recipe = preset("t5/ties")
+    assert recipe.batch * recipe.accumulate == 1024
+    assert (recipe.learning_rate, recipe.schedule, recipe.adapter) == (1e-4, "constant", None)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "key"),
+    [({"r": 0}, "r"), ({"dropout": 1.0}, "dropout"), ({"rank": 4}, "rank"), ({"targets": []}, "targets")],
+)
+def test_a_wrong_setting_of_an_adapter_is_refused_by_its_key(adapter, key):
+    with pytest.raises(ConfigError, match=rf"adapter.*{key}"):
+        FinetuneRecipe.read({"adapter": adapter})

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusionbench.kernels.compiled_tiles import deltas_of_bf16
+from fusionbench.kernels.compiled_tiles import STRIP, deltas_of_bf16, weighted_sum
 from fusionbench.kernels.tiles import widen
 
 
@@ -42,3 +42,27 @@ def test_memory_that_may_not_be_written_or_is_not_aligned_is_read():
     finite, out = deltas(raw, np.ones(3, np.float32))
     assert finite
     assert out.tolist() == [0.0, 1.0, -3.0]
+
+
+def test_strips_are_joined_without_a_seam():
+    raw = np.random.default_rng(0).integers(0, 0x7F80, 2 * STRIP + 5, dtype=np.uint16)
+    base = np.arange(len(raw), dtype=np.float32)
+    finite, out = deltas(raw, base)
+    assert finite
+    assert out.tobytes() == ((raw.astype(np.uint32) << 16).view(np.float32) - base).tobytes()
+    raw[STRIP + 1] = 0x7F80
+    assert not deltas(raw, base)[0]
+
+
+@pytest.mark.parametrize("size", [0, 1, STRIP, 2 * STRIP + 5])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_terms_of_a_weighted_sum_are_rounded_and_added_in_their_order(rows, size):
+    inputs = np.random.default_rng(0).standard_normal((rows, size)).astype(np.float32)
+    weights = np.array([0.3, -1.7, 0.1][:rows], np.float32)
+    expected = inputs[0] * weights[0]
+    for row, weight in zip(inputs[1:], weights[1:], strict=True):
+        expected = expected + row * weight
+    out, before = np.empty(size, np.float32), inputs.copy()
+    weighted_sum(out, inputs, weights)
+    assert out.tobytes() == expected.tobytes()
+    assert inputs.tobytes() == before.tobytes()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from values import numbers
 
 from fusionbench.errors import ConfigError
-from fusionbench.kernels import selection
+from fusionbench.kernels import passes
 from fusionbench.kernels.counting import count_equal, trim_below
 from fusionbench.kernels.selection import kept, thresholds
 
@@ -53,14 +53,15 @@ def test_implementations_keep_different_counts(keep, density, size, expected):
 def scan_of(models: dict[str, np.ndarray], tile: int, order: list[str] | None = None, together: int = 3):
     """Passes over tensors `(experts, entries)` in tiles, some neighbouring ones a state, in the order of the files."""
 
-    def scan(visit):
+    def scan(visit, share=1):
         places = [
             (name, start) for name in order or list(models) for start in range(0, max(models[name].shape[1], 1), tile)
         ]
         for first in range(0, len(places), together):
             state = {}
             for name, start in places[first : first + together]:
-                block = np.ascontiguousarray(models[name][:, start : start + tile])
+                block = models[name][:, start : start + tile]
+                block = np.ascontiguousarray(block[:, : block.shape[1] // share])
                 if block.shape[1]:
                     visit(state, (name, start), block)
             yield state
@@ -73,7 +74,7 @@ def cuts(models, densities, scope, tile: int = 8, order=None, together: int = 3,
     by_tensor = densities if isinstance(densities, dict) else dict.fromkeys(models, densities)
     at = {name: {"density": by_tensor[name]} for name in models}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(selection, "TILE", tile)
+        monkeypatch.setattr(passes, "TILE", tile)
         return thresholds(scan_of(models, tile, order, together), at, scope=scope, keep=keep)
 
 
@@ -220,6 +221,17 @@ def test_ties_are_counted_by_magnitude():
     bits = np.array([[1.0, -1.0, 0.5, 0.0, -0.0], [0.0, -0.0, 2.0, 1.0, 1.0]], np.float32).view(np.uint32)
     one = int(np.float32(1.0).view(np.uint32))
     assert count_equal(bits, np.array([one, 0], np.uint32)).tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("quota", [0, 1, 1023, 1024, 1025, 1500, 3000, 9999])
+def test_ties_are_kept_from_the_first_on_across_strips(quota):
+    """Of 1, 2 and 3 in turn, the threes and the first twos stay."""
+    values = np.tile(np.array([1.0, -2.0, 3.0], np.float32), 1000)[None]
+    tied = np.flatnonzero(values[0] == -2.0)
+    expected = np.where(values == 3.0, values, np.float32(0.0))
+    expected[0, tied[:quota]] = -2.0
+    trim_below(values.view(np.uint32), np.array([np.float32(2.0)]).view(np.uint32), np.array([quota]))
+    assert values.tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("scope", ["model", "tensor", "changed"])

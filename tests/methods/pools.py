@@ -12,6 +12,7 @@ State = dict[str, Tensor]
 STREAM = sorted(name for name in methods if methods[name].kind == "stream")
 EXPERTS = {
     "passthrough": (1,),
+    "depth_upscaling": (1,),
     "slerp": (2,),
     "nuslerp": (2,),
     "nearswap": (1,),

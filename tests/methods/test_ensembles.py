@@ -1,6 +1,7 @@
 """Ensembles: the worked numbers of the specification, their laws, and members that stay as they are."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fusionbench.methods.ensembles import (
     simple_ensemble,
     weighted_ensemble,
 )
+from fusionbench.mixing import Skipped
 from fusionbench.weights.tensors import TensorSource
 
 A, B = torch.tensor([[2.0, 0, 0]]), torch.tensor([[0.0, 1, 0.5]])
@@ -127,6 +129,37 @@ def test_an_ensemble_is_saved_whole(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "saved" / "ensemble.json").read_text())
     assert about == {"members": ["a", "b"], "method": "simple_ensemble", "over": "probabilities"}
     assert sorted(path.name for path in (tmp_path / "saved" / "members").iterdir()) == ["a", "b"]
+
+
+def test_a_save_that_is_cut_short_leaves_no_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    ensemble = simple_ensemble(pool(), {}, Kept(tmp_path).context(FAMILY))
+    second, read = ensemble.members["b"], TensorSource.read
+
+    def cut(source: TensorSource, *where: Any) -> memoryview:
+        if source is second:
+            raise Killed
+        return read(source, *where)
+
+    monkeypatch.setattr(TensorSource, "read", cut)
+    with pytest.raises(Killed):
+        ensemble.save(tmp_path / "saved")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_members_run_on_the_contexts_device_and_batches_follow(tmp_path: Path, resident: bool) -> None:
+    context = replace(Kept(tmp_path).context(FAMILY), device=torch.device("meta"))
+    found = simple_ensemble(pool(), {}, context, resident=resident).for_task(Ask(FAMILY))(POINTS)
+    assert found.device.type == "meta"
+
+
+def test_a_task_of_another_family_is_skipped(tmp_path: Path) -> None:
+    other = Toy(Constant, name="other")
+    with pytest.raises(Skipped, match="'other'"):
+        simple_ensemble(pool(), {}, Kept(tmp_path).context(FAMILY)).for_task(Ask(other))
 
 
 def test_mistakes(tmp_path: Path) -> None:

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import IncompatibleModels, OutputError
+from fusionbench.errors import IncompatibleModels, NotFinite, OutputError
 from fusionbench.families import load_module
 from fusionbench.families.clip import Clip
-from fusionbench.mixing import Fused, FusedModule, FusedWeights, PerTask, Skipped
+from fusionbench.mixing import Fused, FusedModule, FusedWeights, Measured, PerTask, Skipped
 from fusionbench.tasks import ImageTask, from_arrays, open_vocabulary_task
 from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
@@ -214,3 +214,81 @@ def test_a_live_module_is_run_in_eval_mode_and_saved_with_the_bases_files(
 def test_a_module_that_hugging_face_cannot_save_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="A Linear is no model that Hugging Face can save"):
         FusedModule(nn.Linear(1, 1), Clip()).save(tmp_path / "fused")
+
+
+class Killed(BaseException):
+    """The process is gone; nothing after it is run."""
+
+
+def test_per_task_models_appear_whole_or_not_at_all(base: Source, expert: Weights, tmp_path: Path) -> None:
+    def stop() -> Weights:
+        assert (tmp_path / "fused.partial" / "tasks" / "pets" / "model.safetensors").is_file()
+        raise Killed
+
+    fused = PerTask({"pets": expert, "signs": stop}, Clip(), base)
+    with pytest.raises(Killed):
+        fused.save(tmp_path / "fused")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "there").mkdir()
+    with pytest.raises(OutputError, match="exists"):
+        fused.save(tmp_path / "there")
+
+
+def test_weights_are_cast_once_to_the_kind_that_is_asked_for(base: Source, expert: Weights, tmp_path: Path) -> None:
+    name, outside = f"{TOWER}post_layernorm.bias", "logit_scale"
+    fused = FusedWeights({**expert, name: torch.full((16,), 1.00390625)}, Clip(), base)
+    low = fused.cast("bfloat16")
+    assert {spec.dtype for spec in low.specs.values() if spec.is_float} == {"BF16"}
+    # 1 + 2⁻⁸ lies between 1 and 1 + 2⁻⁷, and is rounded to the even one.
+    assert low.weights[name].tolist() == [1.0] * 16
+    low.save(tmp_path / "low")
+    saved = LazyWeights(open_source(tmp_path / "low"))
+    assert saved[outside].dtype == torch.bfloat16
+    assert torch.equal(saved[outside], LazyWeights(base)[outside].bfloat16())
+    assert (low.parameters, low.bytes) == (fused.parameters, sum(spec.nbytes for spec in saved.source.specs.values()))
+    assert low.bytes < 0.6 * fused.bytes
+    assert {**fused.cast("base").specs} == {**base.specs}
+
+
+def test_wider_results_are_rounded_to_the_bases_kind(base: Source, expert: Weights) -> None:
+    wide = {name: tensor.double() for name, tensor in expert.items()}
+    found = FusedWeights(wide, Clip(), base).cast("base")
+    assert all(torch.equal(found.weights[name], expert[name]) for name in expert)
+
+
+def test_what_the_kind_cannot_hold_is_refused(base: Source, expert: Weights) -> None:
+    name = f"{TOWER}post_layernorm.bias"
+    with pytest.raises(NotFinite, match=f"{name} holds numbers too large for float16"):
+        FusedWeights({name: torch.full((16,), 1e5)}, Clip(), base).cast("float16")
+    with pytest.raises(NotFinite, match=f"{name} holds NaN or Inf"):
+        FusedWeights({name: torch.full((16,), torch.nan)}, Clip(), base).cast("base")
+
+
+def test_a_model_runs_where_it_is_put_and_its_batches_follow(base: Source, expert: Weights, pets: ImageTask) -> None:
+    fused = FusedWeights(expert, Clip(), base).on("meta")
+    assert {parameter.device.type for parameter in fused.module.parameters()} == {"meta"}
+    seen: list[str] = []
+
+    class Watching(ImageTask):
+        def bind(self, backbone: Any) -> Any:
+            def predict(batch: Any) -> Tensor:
+                seen.append(batch["pixel_values"].device.type)
+                return torch.zeros(0)
+
+            return predict
+
+    task = Watching("pets", pets.family, pets.head, pets.class_names, pets.data, pets.processor)
+    fused.for_task(task)(batch_of(pets))
+    PerTask({"pets": expert}, Clip(), base, device="meta").for_task(task)(batch_of(pets))
+    assert seen == ["meta", "meta"]
+
+
+def test_models_say_how_large_they_are(base: Source, expert: Weights) -> None:
+    count, size = sum(s.size for s in base.specs.values()), sum(s.nbytes for s in base.specs.values())
+    module = FusedModule(load_module(Clip(), base), Clip())
+    per_task = PerTask({"a": expert, "b": expert}, Clip(), base, shared=expert)
+    found = [(m.kind, m.parameters) for m in (FusedWeights(expert, Clip(), base), per_task)]
+    assert found == [("weights", count), ("per_task", 3 * count)]
+    assert (per_task.bytes, module.kind) == (3 * size, "module")
+    assert module.parameters >= count
+    assert all(isinstance(kind, Measured) for kind in (per_task, module))

@@ -8,8 +8,9 @@ import pytest
 
 from fusionbench.suites import ResolvedSuite, load_suite
 from tiny_clip import cache, clip_folder, other_clip_folder
+from tiny_texts import bert_folder, gpt2_folder
 
-__all__ = ["cache", "clip_folder", "other_clip_folder"]
+__all__ = ["bert_folder", "cache", "clip_folder", "gpt2_folder", "other_clip_folder"]
 
 
 @pytest.fixture(scope="session")

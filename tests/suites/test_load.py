@@ -5,6 +5,7 @@ import pytest
 from fusionbench.config import SuiteConfig
 from fusionbench.errors import ConfigError
 from fusionbench.suites import ResolvedSuite, Suite, load_suite
+from fusionbench.suites.content import digest_of_tasks
 
 TEXT = """\
 name: mine
@@ -27,7 +28,7 @@ def mine(tmp_path: Path) -> Path:
 
 def test_a_file_names_models_relative_to_itself_and_hub_ids(mine):
     resolved = load_suite(mine)
-    assert resolved == ResolvedSuite(resolved.suite)
+    assert resolved == ResolvedSuite(resolved.suite, build=digest_of_tasks(resolved.suite))
     pool = resolved.suite.pool
     assert pool.base == str(mine.parent / "base")
     assert pool.experts["cats"].model == str(mine.parent / "cats")
@@ -36,6 +37,11 @@ def test_a_file_names_models_relative_to_itself_and_hub_ids(mine):
     # the class name "base" is the name of a folder too
     assert tasks["cats"] == {"kind": "image", "dataset": str(mine.parent / "pictures"), "class_names": ["base", "tom"]}
     assert tasks["dogs"]["dataset"] == "org/pictures"
+
+
+def test_the_head_of_a_task_may_lie_beside_the_file_too(mine):
+    mine.write_text(mine.read_text().replace("dataset: org/pictures", "dataset: org/pictures, head: ./cats"))
+    assert load_suite(mine).suite.tasks.tasks["dogs"]["head"] == str(mine.parent / "cats")
 
 
 def test_the_same_file_is_found_by_the_text_of_its_path_and_by_a_recipes_suite_part(mine):

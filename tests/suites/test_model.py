@@ -101,3 +101,18 @@ def test_a_description_that_does_not_hold_together_is_refused_by_the_key(old, ne
 def test_a_pool_without_experts_is_refused():
     with pytest.raises(ConfigError, match="experts"):
         ModelPool.read({"base": "./base", "experts": {}})
+
+
+def test_a_task_that_loses_its_expert_keeps_the_head_that_came_with_it():
+    text = TEXT.replace("family: clip", "family: gpt2").replace("model: ./dogs,", "model: ./dogs, head: ./dogs-head,")
+    tasks = Suite.from_yaml(text).restricted(("words",), ("cats", "animals")).tasks.tasks
+    assert {name: task.get("head") for name, task in tasks.items()} == {
+        "cats": "./cats",
+        "animals": "./dogs-head",
+        "birds": None,
+    }
+
+
+def test_heads_that_are_made_of_texts_come_from_no_expert():
+    tasks = Suite.from_yaml(TEXT).restricted(("words",), ("cats",)).tasks.tasks
+    assert not any("head" in task for task in tasks.values())

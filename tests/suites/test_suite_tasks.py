@@ -1,11 +1,12 @@
 import numpy as np
 import pytest
 
-from fusionbench.errors import ConfigError
+from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.suites import Suite
 from fusionbench.suites.array_task import write_split
 from fusionbench.suites.tasks import open_tasks
 from tiny_clip import noise
+from tiny_texts import write_text_task
 
 
 @pytest.fixture
@@ -52,3 +53,25 @@ def test_a_suite_without_a_base_has_no_heads(suite):
     headless = suite.model_copy(update={"pool": suite.pool.model_copy(update={"base": None})})
     with pytest.raises(ConfigError, match=r"mine has no base.*pool\.base"):
         open_tasks(headless)
+
+
+@pytest.fixture
+def texts(tmp_path, cache, gpt2_folder) -> Suite:
+    """A suite of classifiers of texts, whose heads come with their experts."""
+    data = str(write_text_task(tmp_path / "moods"))
+    task = {"kind": "text_lines", "dataset": data, "class_names": ["bad", "good"]}
+    experts = {"moods": "./expert", "mine": {"model": "./other", "task": "mine", "head": "./head"}}
+    tasks = {"moods": task, "mine": task, "named": task | {"head": "./named"}, "bare": task}
+    pool = {"base": str(gpt2_folder), "experts": experts, "family": "gpt2"}
+    return Suite.read({"name": "words", "pool": pool, "tasks": tasks, "unseen": ["named", "bare"]})
+
+
+@pytest.mark.parametrize(("name", "head"), [("moods", "expert"), ("mine", "head"), ("named", "named")])
+def test_a_head_is_that_of_the_task_else_of_its_expert_else_the_expert_itself(texts, name, head):
+    with pytest.raises(CheckpointError, match=rf"The head of the task {name} cannot be read: .*{head}"):
+        open_tasks(texts, (name,))
+
+
+def test_a_task_without_an_expert_has_no_head_and_no_task_has_one_where_experts_are_trained(texts):
+    assert open_tasks(texts, ("bare",))["bare"].head is None
+    assert {task.head for task in open_tasks(texts, heads=False).values()} == {None}

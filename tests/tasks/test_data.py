@@ -80,9 +80,15 @@ def test_other_data_processors_and_corruptions_are_prepared_apart() -> None:
     assert len({kind.images.filename for kind in kinds}) == 6  # type: ignore[attr-defined]
 
 
-def test_a_corruption_sees_the_prepared_image_and_its_index() -> None:
-    corruption = Corruption("add index", lambda image, index: image + np.uint8(index))
-    prepared = prepare(from_arrays(np.zeros((3, 8, 8, 3), np.uint8), LABELS), ImageProcessor(4), corruption)
+def test_a_corruption_sees_the_image_of_the_data_set_and_its_index() -> None:
+    def add(image: Any, index: int) -> Any:
+        # A grey image is given in three channels.
+        assert image.shape == (8, 8, 3)
+        return image + np.uint8(index)
+
+    prepared = prepare(
+        from_arrays(np.zeros((3, 8, 8), np.uint8), LABELS), ImageProcessor(4), Corruption("add index", add)
+    )
     assert [int(image.max()) for image in prepared.images] == [0, 1, 2]
     assert prepared.images.shape[1:] == (4, 4, 3)
 

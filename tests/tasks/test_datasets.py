@@ -112,3 +112,17 @@ def test_a_folder_without_data_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.md").write_text("nothing here")
     with pytest.raises(MissingData, match="cannot be had"):
         from_dataset(str(tmp_path))
+
+
+def test_a_share_of_a_split_is_drawn_once_for_all_and_the_split_stays_whole(saved: Path) -> None:
+    splits = {"train": "train", "validation": "train[50%]", "test": "valid"}
+    found = from_dataset(str(saved), splits=splits, image="img", label="fine").splits  # type: ignore[arg-type]
+    assert {split: raw.count for split, raw in found.items()} == {"train": 4, "validation": 2, "test": 2}
+    drawn = [prepare(found["validation"], ImageProcessor(32)).labels.tolist() for _ in range(2)]
+    # NumPy's PCG64 of seed 0 puts 0 … 3 in the order 2, 0, 1, 3.
+    assert drawn == [[0, 2], [0, 2]]
+    again = from_dataset(str(saved), splits=splits, image="img", label="fine").splits["validation"]  # type: ignore[arg-type]
+    assert again.digest == found["validation"].digest != found["train"].digest
+    for wrong in ("trian[50%]", "train[0%]", "train[100%]"):
+        with pytest.raises(MissingData, match="has no split named"):
+            from_dataset(str(saved), splits={"test": wrong}, **COLUMNS)

@@ -129,7 +129,7 @@ def test_what_is_outside_the_tower_comes_from_the_reference_and_is_not_compared(
     base = model("hub/base", vision__a=1, text__a=2, text__b=2)
     found = fit(base, {"x": model("x", vision__a=1, text__a=9)}, tower="vision.")
     assert found.scope == ("vision.a",)
-    assert found.notes == ("1 tensors under 'vision.' are fused; the other 2 come from hub/base",)
+    assert found.notes == ("1 tensors under 'vision.' are fused; the other 2 stay as the base has them",)
 
 
 def test_an_expert_may_bring_a_head_of_its_own_beside_the_tower():
@@ -227,3 +227,18 @@ def test_a_tensor_that_should_be_tied_and_is_not_is_a_difference():
 def test_an_equal_tensor_in_a_model_that_ties_nothing_is_a_difference():
     base, expert = tied_models(EMBEDDING.clone(), {"model_type": "llama", "tie_word_embeddings": False})
     assert "x: has lm_head.weight" in problems(base, x=expert)
+
+
+@pytest.mark.parametrize("prefix", ["", "transformer__"])
+def test_the_head_of_an_experts_classifier_stays_with_its_task(prefix):
+    expert = {f"{prefix}h__0__w": 2, "score__weight": (3, 2)}
+    config = {"model_type": "gpt2"}
+    found = fit(model("base", config, h__0__w=2), {"x": model("x", config, **expert)})
+    assert found.scope == ("h.0.w",)
+    assert found.notes[-1] == "heads (score.…) belong to their tasks and are not fused: those of x"
+
+
+def test_a_language_models_own_head_is_no_head_of_a_classifier():
+    config = {"model_type": "gpt2"}
+    message = problems(model("base", config, h__0__w=2), x=model("x", config, h__0__w=2, lm_head__weight=(3, 2)))
+    assert "x: has lm_head.weight 3×2" in message

@@ -9,7 +9,7 @@ from engines import bits, models
 from checkpoints import read_model, save_model
 from fusing import fuse, plan_for
 from fusionbench.errors import ConfigError
-from fusionbench.kernels import tiles
+from fusionbench.kernels import prediction, tiles
 from fusionbench.registry import methods
 from fusionbench.weights import engine
 from fusionbench.weights.engine import in_order, run_plan, total_entries
@@ -203,10 +203,11 @@ def test_the_passes_over_the_inputs_are_counted(method, parameters, passes):
     values = {p.name: p.default for p in methods[method].parameters} | parameters
     reads: dict[tuple[str, str], int] = {}
     for source in plan.sources:
-        real = source.read
+        real, size = source.read, source.specs["embed"].size
 
-        def count(name, start=0, stop=None, *, label=source.label, real=real):
-            reads[label, name] = reads.get((label, name), 0) + 1
+        def count(name, start=0, stop=None, *, label=source.label, real=real, size=size):
+            # A look at some entries is no pass.
+            reads[label, name] = reads.get((label, name), 0) + (stop in (None, size))
             return real(name, start, stop)
 
         source.read = count
@@ -220,6 +221,25 @@ def test_ties_without_a_tie_at_the_cut_need_no_pass_for_them():
     experts = {"x": {"w": torch.arange(1.0, 1001.0)}}
     plan = plan_for("ties", base, experts)
     assert run_plan(plan, methods["ties"], MemorySink([s.output for s in plan]), values=DEFAULTS, threads=1) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_guess_of_the_cut_saves_passes_and_changes_no_bit(dtype, small_tiles, monkeypatch):
+    drawn = torch.Generator().manual_seed(0)
+    names = {"b": (70, 50), "a": (30, 50), "c": (3,)}
+    base, *experts = (
+        {n: (torch.randn(s, generator=drawn) * 4).round().to(dtype) for n, s in names.items()} for _ in range(3)
+    )
+    experts = {"x": experts[0], "y": experts[1]}
+    small_tiles(64, 256)
+    expected = bits(fuse("ties", base, experts, {"density": 0.3}))
+    for name, value in {"SHARE": 2, "LEAST": 1, "SPAN": 1 << 23}.items():
+        monkeypatch.setattr(prediction, name, value)
+    plan = plan_for("ties", base, experts, {"density": 0.3})
+    for threads in (1, 3):
+        sink = MemorySink([step.output for step in plan])
+        assert run_plan(plan, methods["ties"], sink, values={**DEFAULTS, "density": 0.3}, threads=threads) == 2
+        assert bits(sink.weights) == expected
 
 
 def test_progress_counts_every_entry_once(small_tiles):

@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from fusing import plan_for
 from fusionbench.errors import ConfigError
-from fusionbench.weights.plan import Site, gradient, seed_of
+from fusionbench.registry import methods
+from fusionbench.weights.plan import Site, gradient, seed_of, settled
 
 NAMES = [
     "embed.weight",
@@ -213,3 +214,19 @@ def test_without_a_base_what_is_not_merged_comes_from_the_first_expert():
     copied = {step.output.name: step.base for step in plan if step.action == "copy"}
     assert set(copied) == {"bn.num_batches_tracked", "mask"}
     assert all(place is not None and place.source == 0 for place in copied.values())
+
+
+def test_where_whole_models_are_given_each_expert_has_its_value_and_nothing_varies():
+    known = methods["weighted_ensemble"].parameters
+
+    def found(**given):
+        return settled(known, given, ("digits", "signs"))
+
+    assert found(weights={"signs": 3, "digits": 2}, over="logits") == {"weights": (2, 3), "over": "logits"}
+    assert found(weights=2.0, trials=4) == {"weights": (2.0, 2.0), "trials": 4}
+    assert found(weights=None) == {"weights": None}
+    for schedule in ([{"value": 1}], [1, [{"value": 1}]], {"digits": 1, "signs": [{"value": 1}]}):
+        with pytest.raises(ConfigError, match=r"method\.weights differs .* or one an expert\.$"):
+            found(weights=schedule)
+    with pytest.raises(ConfigError, match=r"method\.trials differs .* for the whole model\.$"):
+        found(trials=[{"value": 1}])

@@ -255,7 +255,7 @@ def test_vocabularies_of_different_sizes_are_named_with_the_fix() -> None:
     write("v", llama(300, 3, vocabulary=4), 3)
     said = refusal([source("a", 0, 1)], [source("v", 0, 1)], experts=["a", "v"])
     assert "The vocabulary sizes differ: a 3; v 4." in said
-    assert "bring all to one tokenizer first" in said
+    assert "vocabulary=base or vocabulary=union" in said
 
 
 def test_slices_do_not_go_with_a_suite() -> None:

@@ -14,6 +14,7 @@ from writing import CONTENT, SPECS, VALUES, left, same, write
 
 from checkpoints import read_model
 from fusionbench.errors import OutputError
+from fusionbench.weights.partial import MARK
 from fusionbench.weights.writer import CheckpointWriter
 
 
@@ -57,6 +58,7 @@ import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
 from fusionbench.weights.headers import TensorSpec
+from fusionbench.weights.partial import MARK
 from fusionbench.weights.writer import CheckpointWriter
 with CheckpointWriter(Path(sys.argv[1]), [TensorSpec("a", "U8", (4,))], metadata={}) as writer:
     writer.write("a", b"1234")
@@ -225,6 +227,7 @@ def test_file_systems_without_locks_are_written_to(tmp_path, monkeypatch):
 
 def test_leftovers_of_a_killed_writer_are_replaced(tmp_path):
     (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / MARK).touch()
     (tmp_path / "out.partial" / "model.safetensors").write_text("half")
     write(tmp_path / "out")
     assert left(tmp_path) == ["out"]

@@ -9,12 +9,15 @@ STOPPED = "Stopped. Nothing half-written is left under its final name; the same 
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
-    import typer
+    try:
+        import typer
 
-    from fusionbench.cli.application import application
-    from fusionbench.cli.console import complain
-    from fusionbench.errors import FusionBenchError, Interrupted
-
+        from fusionbench.cli.application import application
+        from fusionbench.cli.console import complain
+        from fusionbench.errors import FusionBenchError, Interrupted
+    except KeyboardInterrupt:
+        sys.stderr.write(f"error: {STOPPED}\n")
+        sys.exit(EXIT_INTERRUPTED)
     try:
         # Typer turns an interruption into this exit code and says nothing of what is left.
         code = application(standalone_mode=False) or 0

@@ -4,7 +4,18 @@ from typing import Annotated
 
 import typer
 
-from fusionbench.cli import analyzing, converting, listing, merging, reporting, running, searching, tuning
+from fusionbench.cli import (
+    analyzing,
+    converting,
+    listing,
+    merging,
+    reporting,
+    reproducing,
+    running,
+    searching,
+    trusting,
+    tuning,
+)
 
 application = typer.Typer(
     name="fusionbench",
@@ -13,7 +24,7 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (running, searching, merging, converting, tuning, reporting, analyzing, listing):
+for group in (running, searching, merging, trusting, converting, tuning, reporting, reproducing, analyzing, listing):
     group.add_to(application)
 
 

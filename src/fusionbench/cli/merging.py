@@ -1,11 +1,14 @@
 """`merge` and `inspect`: checkpoints in, one checkpoint or a look at them out. No torch here."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusionbench.cli.console import note, progress, say, say_json
+
+if TYPE_CHECKING:
+    from fusionbench.config import Recipe
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as method=ties method.density=0.2")]
 
@@ -15,6 +18,9 @@ def add_to(application: typer.Typer) -> None:
     application.command(
         epilog="Example: fusionbench merge base=./base experts.math=./math experts.code=./code method=ties --out merged"
     )(merge)
+    application.command(
+        epilog="Example: fusionbench plan base=./base experts.math=./math experts.code=./code method=ties"
+    )(plan)
     application.command(epilog="Example: fusionbench inspect ./base ./math ./code --norms")(inspect)
 
 
@@ -25,14 +31,16 @@ def merge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, write nothing.")
     ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Digest every byte of inputs and outputs into fusion.lock.json.")
+    ] = False,
 ) -> None:
     """Merge checkpoints tensor by tensor, from disk to disk."""
     from time import perf_counter
 
     from fusionbench.compat import load_stages, to_yaml
     from fusionbench.errors import ConfigError
-    from fusionbench.merge import open_pool, plan_of_recipe
-    from fusionbench.stages import merge_stages
+    from fusionbench.stages import merge_stages, notes_of
 
     stages = load_stages(recipe, overrides or [])
     loaded = stages[-1].recipe
@@ -43,16 +51,18 @@ def merge(
             if stage.needs:
                 note(f"{stage.name or 'the output'} is planned when {', '.join(sorted(stage.needs))} is made.")
                 continue
-            for line in plan_of_recipe(stage.recipe, open_pool(stage.recipe)).notes:
+            for line in notes_of(stage.recipe):
                 note(line)
         say(loaded.to_yaml() if len(stages) == 1 else to_yaml(stages))
         return
+    for stage in stages:
+        _refuse_idle(stage.recipe)
     folder = out or (Path(loaded.output.folder) if loaded.output.folder else None)
     if folder is None:
         raise ConfigError("Say where the merged model goes: add --out FOLDER.")
     started = perf_counter()
     with progress() as advance:
-        merged, reused = merge_stages(stages, folder, advance)
+        merged, reused = merge_stages(stages, folder, advance, digest=verify)
     for line in reused:
         note(line)
     for line in merged.notes:
@@ -62,6 +72,53 @@ def merge(
         f"Merged {len(loaded.experts)} experts by {loaded.method.name} into {merged.folder}: {merged.parameters:,} "
         f"parameters, {merged.bytes / 1e6:,.1f} MB, in {seconds:.1f} s ({merged.passes} passes over the inputs)."
     )
+
+
+def _refuse_idle(recipe: "Recipe") -> None:
+    """Refuse what a merge of files has no use for, rather than ignore it.
+
+    Raises:
+        ConfigError: naming the keys.
+    """
+    from fusionbench.errors import ConfigError
+
+    idle = sorted(recipe.model_fields_set & {"suite", "tasks"})
+    idle += [] if recipe.output.model else ["output.model=false"]
+    if idle:
+        raise ConfigError(f"{', '.join(idle)}: merge only writes a model; to evaluate it as well use: fusionbench run.")
+
+
+def plan(
+    overrides: Overrides = None,
+    recipe: Annotated[Path | None, typer.Option("-r", "--recipe", help="YAML of a recipe, ours or mergekit's.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the merged model would go.")] = Path("merged"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a merge would take in time, memory and disk; from headers and a rehearsal of about two seconds."""
+    from dataclasses import asdict
+
+    from fusionbench.compat import load_stages
+    from fusionbench.forecast import forecast
+
+    stages = load_stages(recipe, overrides or [])
+    found = {stage.name or "the output": forecast(stage.recipe, out) for stage in stages if not stage.needs}
+    if as_json:
+        say_json({name: asdict(each) for name, each in found.items()})
+        return
+    for name, each in found.items():
+        say(
+            f"{name}: {each.parameters:,} parameters in {each.tensors:,} tensors\n"
+            f"  reads    {each.read / 1e6:,.0f} MB, {each.passes} times\n"
+            f"  writes   {each.written / 1e6:,.0f} MB; {each.free / 1e6:,.0f} MB are free\n"
+            f"  takes    about {each.seconds:,.1f} s with the inputs in memory; add what reading them from disk takes\n"
+            f"  memory   about {each.memory / 1e6:,.0f} MB beside mapped files\n"
+            f"  known from a rehearsal on {each.rehearsed:.1%} of the entries"
+        )
+        if each.written > each.free:
+            note(f"{name} does not fit on the disk of {out}.")
+    for stage in stages:
+        if stage.needs:
+            note(f"{stage.name or 'the output'} is known when {', '.join(sorted(stage.needs))} is made.")
 
 
 def inspect(
@@ -80,7 +137,7 @@ def inspect(
     from fusionbench.weights.sources import open_source
 
     sources = [open_source(model) for model in models]
-    tower = tower_of(sources[0].config)
+    tower = tower_of(sources[0])
     found = look(sources, tower=tower)
     far = {source.label: distances(sources[0], source, tower=tower) for source in sources[1:]} if norms else {}
     if as_json:

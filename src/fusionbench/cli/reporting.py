@@ -25,8 +25,14 @@ def report(
         bool, typer.Option("--all-metrics", help="A column for every metric, not only the primary.")
     ] = False,
     stderr: Annotated[bool, typer.Option("--stderr", help="Standard errors beside the values.")] = False,
+    leaderboard: Annotated[
+        bool, typer.Option("--leaderboard", help="Rank methods by suite, over seeds; writes leaderboard.md and .csv.")
+    ] = False,
 ) -> None:
     """Write finished runs as tables, figures and one self-contained page."""
+    if leaderboard:
+        _rank(folders, out or folders[0] / "report")
+        return
     from fusionbench.records import find_runs
     from fusionbench.report import as_rich, tables_of
     from fusionbench.report import report as write
@@ -38,3 +44,17 @@ def report(
         say(as_rich(table, stderr=stderr))
     for path in paths:
         say(f"Wrote {path}")
+
+
+def _rank(folders: list[Path], out: Path) -> None:
+    """Print the standings of each suite and write them."""
+    from fusionbench.errors import MissingData
+    from fusionbench.records import find_runs, write_whole
+    from fusionbench.report.leaderboard import as_csv, as_markdown, leaderboards
+
+    boards = leaderboards(find_runs(folders))
+    if not boards:
+        raise MissingData(f"No finished run with an average was found in {', '.join(map(str, folders))}.")
+    say(as_markdown(boards))
+    for name, content in (("leaderboard.md", as_markdown(boards)), ("leaderboard.csv", as_csv(boards))):
+        say(f"Wrote {write_whole(out / name, content)}")

@@ -43,7 +43,7 @@ def run(
         say("---\n".join(each.to_yaml() for each in recipes))
         return
     if multirun:
-        _run_many(recipes, out or Path("runs") / "sweep", force=force)
+        _run_many(recipes, out or Path("runs") / "sweep", force=force, as_json=as_json)
         return
     from fusionbench.run import run as run_recipe
 
@@ -77,23 +77,26 @@ def quickstart(
     _run_many(recipes, out, force=force)
 
 
-def _run_many(recipes: list[Any], out: Path, *, force: bool) -> None:
-    """Run recipes below one folder and write its table, figures and page."""
+def _run_many(recipes: list[Any], out: Path, *, force: bool, as_json: bool = False) -> None:
+    """Run recipes below one folder and write its table, figures and page; as JSON, print a list of their reports."""
     from fusionbench.report import report
     from fusionbench.sweep import run_all
 
-    folders, failed = [], 0
+    done, failed = [], 0
     with progress() as advance:
         for outcome in run_all(recipes, out, force=force, progress=advance):
             if outcome.result is None:
                 failed += 1
                 complain(f"{outcome.recipe.method.name}: {outcome.error}")
             else:
-                folders.append(outcome.result.folder)
-    if folders:
+                done.append(outcome.result)
+    folders = [result.folder for result in done]
+    if as_json:
+        say_json([result.report.model_dump(by_alias=True) for result in done])
+    elif folders:
         _tables(folders)
-        for path in report(folders, ("md", "csv", "png", "html"), out / "report"):
-            say(f"Wrote {path}")
+    for path in report(folders, ("md", "csv", "png", "html"), out / "report") if folders else ():
+        (note if as_json else say)(f"Wrote {path}")
     if failed:
         complain(f"{failed} of {len(recipes)} runs failed; the others are kept in {out}.")
         raise typer.Exit(2)
@@ -112,8 +115,13 @@ def evaluate(
     asked = Recipe.load(None, ["method=pretrained", *(overrides or [])])
     if asked.suite is None:
         raise ConfigError("Say on what: add suite=NAME, such as suite=mini/clip.")
+    idle = sorted(asked.model_fields_set - {"suite", "tasks", "runtime", "method"})
+    if idle or asked.method.name != "pretrained":
+        raise ConfigError(
+            f"{', '.join(idle) or 'method'}: evaluate scores the model as it is; it takes suite, tasks and runtime."
+        )
     with progress() as advance:
-        found = evaluate_model(model, asked.suite, asked.tasks, advance)
+        found = evaluate_model(model, asked.suite, asked.tasks, advance, runtime=asked.runtime)
     if as_json:
         say_json(found.model_dump(by_alias=True))
         return

@@ -10,12 +10,13 @@ from typing import Any
 
 from fusionbench.compat.fusion_bench import from_fusion_bench
 from fusionbench.compat.mergekit import from_mergekit
+from fusionbench.compat.names import under_our_name
 from fusionbench.compat.stages import Stage, in_order, take_name, to_yaml
 from fusionbench.config import Recipe, read_document, read_documents
 from fusionbench.errors import ConfigError
 from fusionbench.overrides import apply
 
-__all__ = ["Stage", "from_fusion_bench", "from_mergekit", "load_recipe", "load_stages", "to_yaml"]
+__all__ = ["Stage", "from_fusion_bench", "from_mergekit", "load_recipe", "load_stages", "to_yaml", "under_our_name"]
 
 
 def load_recipe(file: str | Path | None = None, overrides: Sequence[str] = ()) -> tuple[Recipe, tuple[str, ...]]:
@@ -75,4 +76,8 @@ def _read(document: dict[str, Any], where: str, overrides: Sequence[str]) -> tup
     method = document.get("method")
     named = method.get("name") if isinstance(method, dict) else method
     ours, more = from_fusion_bench(overrides, method=named if isinstance(named, str) else None)
-    return Recipe.read(apply(document, ours), where), (*notes, *more)
+    document = apply(document, ours)
+    renamed: tuple[str, ...] = ()
+    if "method" in document:
+        document["method"], renamed = under_our_name(document["method"])
+    return Recipe.read(document, where), (*notes, *more, *renamed)

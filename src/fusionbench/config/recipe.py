@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from fusionbench.config.corruptions import parse_corruption
 from fusionbench.config.document import read_document
 from fusionbench.config.fields import WHOLE, Bytes, Config, Count, Device, Names, Seed, Text
+from fusionbench.config.launcher import LauncherConfig
 from fusionbench.config.method import MethodConfig, method_defaults, over_suite_defaults
 from fusionbench.config.slices import SliceConfig, misfits
+from fusionbench.config.vocabulary import VocabularyConfig
 from fusionbench.errors import ConfigError
 from fusionbench.overrides import apply, expand_shorthands, interpolate
 from fusionbench.registry import Registry, families, suites
+
+BatchNorm = Literal["average", "keep_base", "recalibrate", "as_parameters"]
+"""What becomes of running means and variances."""
 
 
 def _registered(registry: Registry, name: str) -> str:
@@ -41,6 +47,19 @@ def _expert_name(name: str) -> str:
             "an expert's name starts with a letter or digit and has no slash, since files are named after it"
         )
     return name
+
+
+def _corruption(name: str | None) -> str | None:
+    try:
+        if name is not None:
+            parse_corruption(name)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return name
+
+
+def _launcher(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
 
 
 class SuiteConfig(Config):
@@ -76,9 +95,22 @@ class TasksConfig(Config):
         default=None, description="tasks that no expert was trained on; null: the suite's choice"
     )
     split: Literal["train", "validation", "test"] = "test"
-    corruption: Text | None = Field(default=None, description="a corruption of the inputs, such as motion_blur")
+    corruption: Annotated[Text | None, AfterValidator(_corruption)] = Field(
+        default=None, description="of images that are not for training, such as motion_blur or imagenet_c/motion_blur"
+    )
     severity: Annotated[int, Field(ge=1, le=5), WHOLE] = 2
     limit: Count | None = Field(default=None, description="only the first so many examples of each task")
+
+    @model_validator(mode="after")
+    def _has_what_is_severe(self) -> Self:
+        if self.corruption is not None and self.split == "train":
+            raise ValueError("tasks.corruption: training images are left as they are. Score another split.")
+        if self.corruption is None and self.severity != type(self).model_fields["severity"].default:
+            raise ValueError(
+                f"tasks.severity={self.severity} says how strong a corruption is, and there is none. "
+                "Add tasks.corruption, or leave it out."
+            )
+        return self
 
 
 class OutputConfig(Config):
@@ -86,7 +118,14 @@ class OutputConfig(Config):
 
     model: bool = Field(default=True, description="write the fused weights")
     dtype: Literal["base", "float64", "float32", "float16", "bfloat16"] = "base"
-    format: Literal["model"] = "model"
+    format: Literal["model", "lora"] = Field(
+        default="model", description="lora: the change from the base, as a LoRA that PEFT loads"
+    )
+    rank: Count | None = Field(default=None, description="of output.format=lora; null: 16")
+    chat_template: Text | None = Field(
+        default=None,
+        description="Jinja text for the tokenizer; auto: what most models have; null: what comes with the tokenizer",
+    )
     shard_bytes: Bytes = Field(default=5_000_000_000, description="largest file of weights; a number, 5GB or 500MB")
     folder: Text | None = Field(default=None, description="the run's own folder; null: runs/<suite>/<method>-<8 hex>")
 
@@ -97,7 +136,9 @@ class RuntimeConfig(Config):
     device: Device = "auto"
     threads: Count = Field(default_factory=lambda: _cpus(), description="of the processor")
     memory: Bytes | None = Field(default=None, description="most that may be used; a number of bytes, 2GB or 500MB")
-    launcher: Text | None = Field(default=None, description="what starts the runs of a sweep; null: this process")
+    launcher: Annotated[LauncherConfig | None, BeforeValidator(_launcher)] = Field(
+        default=None, description="what starts the runs of a sweep; null: this process"
+    )
 
 
 def _cpus() -> int:
@@ -121,11 +162,14 @@ class Recipe(Config):
         "auto", description="the architecture; auto: by config.json"
     )
     space: Literal["dense", "adapter"] = Field(default="dense", description="adapter: merge the adapter's own tensors")
-    batch_norm: Literal["average", "keep_base", "recalibrate", "as_parameters"] = "average"
+    batch_norm: BatchNorm = "average"
     tasks: TasksConfig = TasksConfig()
     method: MethodConfig
     slices: Annotated[tuple[SliceConfig, ...], Field(min_length=1)] | None = Field(
         default=None, description="layers of the result from first to last, by slices; null: those of the models"
+    )
+    vocabulary: VocabularyConfig | None = Field(
+        default=None, description="one vocabulary for models of different tokenizers; null: rows are merged by number"
     )
     seed: Seed = Field(default=0, description="of every random choice of the run")
     output: OutputConfig = OutputConfig()
@@ -151,6 +195,13 @@ class Recipe(Config):
         both = sorted({*(self.tasks.seen or ())} & {*(self.tasks.unseen or ())})
         if both:
             raise ValueError(f"tasks.unseen: {', '.join(both)} is in tasks.seen too.")
+        if self.suite is not None and (self.vocabulary is not None or self.output.format != "model"):
+            key = "vocabulary" if self.vocabulary is not None else "output.format"
+            raise ValueError(f"{key}: a suite's models are run as they are; merge them by: fusionbench merge.")
+        if self.vocabulary is not None and self.space == "adapter":
+            raise ValueError("vocabulary: adapters have no tokens of their own; leave it out, or space=adapter.")
+        if self.output.rank is not None and self.output.format != "lora":
+            raise ValueError("output.rank is the rank of a LoRA. Add output.format=lora, or leave it out.")
         if self.slices is not None:
             if self.suite is not None:
                 raise ValueError(
@@ -178,8 +229,12 @@ class Recipe(Config):
     def dump(self) -> dict[str, Any]:
         """Return plain data that reads back as this recipe; an expert that is only a reference is that text."""
         document = self.model_dump(mode="json")
-        if self.slices is None:
-            del document["slices"]
+        for absent in ("slices", "vocabulary"):
+            if document[absent] is None:
+                del document[absent]
+        for absent in ("rank", "chat_template"):
+            if document["output"][absent] is None:
+                del document["output"][absent]
         for name, expert in document["experts"].items():
             if [key for key, value in expert.items() if value is not None] == ["model"]:
                 document["experts"][name] = expert["model"]
@@ -187,7 +242,12 @@ class Recipe(Config):
 
     def to_yaml(self) -> str:
         """Return the recipe as YAML that reads back as itself."""
-        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+        document = self.dump()
+        written = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+        # Unicode's own line breaks are written as they are, and would be read as spaces.
+        if {"\x85", "\u2028", "\u2029"} & {*written}:
+            written = yaml.safe_dump(document, sort_keys=False)
+        return written
 
 
 def _defaults_of_suite(suite: Any) -> Mapping[str, Mapping[str, Any]]:

@@ -6,6 +6,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from fusionbench.families.image_processor import ImageProcessor
+from fusionbench.families.text_codec import TextCodec
+from fusionbench.families.tokens import TokenProcessor
 from fusionbench.weights.headers import Source, TensorSpec
 
 Batch = dict[str, Any]
@@ -29,6 +31,24 @@ class MlpParts(NamedTuple):
     up: str
     down: str
     gate: str | None = None
+
+
+class Permutation(NamedTuple):
+    """Units that may stand in any order without a change of what the model computes.
+
+    Attributes:
+        name: of the group of axes that go together.
+        units: how many there are; an axis that is longer holds a block of `length / units` entries a unit.
+        site: module whose input carries the units on its last axis; of convolutions and batch norms on axis 1.
+        produced: `(tensor, axis)` of all that makes the units: rows of a linear map, its bias, a normalisation.
+        read: `(tensor, axis)` of all that reads them: columns of the next linear map.
+    """
+
+    name: str
+    units: int
+    site: str
+    produced: tuple[tuple[str, int], ...]
+    read: tuple[tuple[str, int], ...]
 
 
 @runtime_checkable
@@ -92,6 +112,23 @@ class HasImages(Protocol):
 
 
 @runtime_checkable
+class HasTextInput(Protocol):
+    """A family whose inputs are texts, or pairs of texts."""
+
+    def token_processor(self, source: Source, length: int | None = None) -> TokenProcessor:
+        """Return how a text becomes the model's input, as the checkpoint's folder says.
+
+        Args:
+            source: the checkpoint.
+            length: most tokens of an example; None takes what is usual for the family.
+
+        Raises:
+            CheckpointError: where the folder holds no tokenizer.
+        """
+        ...
+
+
+@runtime_checkable
 class HasText(Protocol):
     """A family that embeds texts in the space of its features, so that class names make a head."""
 
@@ -109,6 +146,56 @@ class HasText(Protocol):
 
     def logit_scale(self, module: nn.Module) -> float:
         """Return the factor on cosine similarities, `exp(logit_scale)`."""
+        ...
+
+
+@runtime_checkable
+class HasTextToText(Protocol):
+    """A family that reads a text and writes another."""
+
+    def text_codec(self, source: Source) -> TextCodec:
+        """Return how texts become the model's tokens and back, as the checkpoint's folder and configuration say.
+
+        Raises:
+            CheckpointError: where the folder holds no tokenizer.
+        """
+        ...
+
+    def decode(self, backbone: Backbone, batch: Batch, tokens: int) -> Tensor:
+        """Return the most probable token at each position, `(examples, ≤ tokens)`, padded after a text's end."""
+        ...
+
+
+@runtime_checkable
+class HasHead(Protocol):
+    """A family whose tasks have trained heads: one a task, kept with the task's expert, never fused.
+
+    Attributes:
+        head: prefix of the head's tensors in a fine-tuned checkpoint, such as "classifier.".
+        bodies: by model type, the prefix of everything else in such a checkpoint, such as "bert."; a bare model's
+            checkpoint has its tensors without it.
+    """
+
+    head: str
+    bodies: Mapping[str, str]
+
+    def head_module(self, config: Mapping[str, Any], outputs: int) -> nn.Module:
+        """Return a new head in float32 and train mode, as the architecture initialises it.
+
+        It maps what `features` returns to `(examples, outputs)`; its state's names are what follows the prefix in
+        files. It draws from torch's generator, so that a seed set before makes the same head.
+        """
+        ...
+
+    def head_config(self, config: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
+        """Return what the `config.json` of a fine-tuned model says besides the base's.
+
+        With it, plain transformers loads the folder, head and all, by the Auto class of the kind of task.
+
+        Args:
+            config: the base's.
+            labels: names of the classes, in the order of the head's outputs.
+        """
         ...
 
 
@@ -134,4 +221,16 @@ class HasParts(Protocol):
 
     def width(self, config: Mapping[str, Any]) -> int:
         """Return the width of the features."""
+        ...
+
+
+@runtime_checkable
+class HasPermutations(Protocol):
+    """A family that says which units of its modules may change places, for models of different initialisations."""
+
+    def permutations(self, config: Mapping[str, Any]) -> Sequence[Permutation]:
+        """Return the groups of axes that one permutation each moves; tensors have the names of `skeleton`'s state dict.
+
+        Axes that are in no group stay as they are: inputs, outputs, and what is not fused reads or writes.
+        """
         ...

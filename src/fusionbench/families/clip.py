@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import CheckpointError
-from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts
+from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Permutation
 from fusionbench.families.image_processor import ImageProcessor, read_image_processor
 from fusionbench.families.registration import family
 from fusionbench.weights.headers import Source, TensorSpec
@@ -144,3 +144,23 @@ class Clip:
     def width(self, config: Mapping[str, Any]) -> int:
         """Return the width of the features, `projection_dim`."""
         return int(config.get("projection_dim", 512))
+
+    def permutations(self, config: Mapping[str, Any]) -> Sequence[Permutation]:
+        """Return each block's attention heads and the hidden units of its MLP.
+
+        The residual stream stays in its order: the projection, which is not fused, reads it.
+        """
+        vision = config.get("vision_config", {})
+        found = []
+        for number in range(vision.get("num_hidden_layers", 12)):
+            block = f"{BLOCKS}.{number}"
+            attention, mlp = f"{block}.self_attn", f"{block}.mlp"
+            made = ((f"{attention}.{part}_proj.{kind}", 0) for part in "qkv" for kind in ("weight", "bias"))
+            heads = vision.get("num_attention_heads", 12)
+            out, hidden = f"{attention}.out_proj", vision.get("intermediate_size", 3072)
+            found += [
+                Permutation(attention, heads, out, tuple(made), ((f"{out}.weight", 1),)),
+                Permutation(mlp, hidden, f"{mlp}.fc2", ((f"{mlp}.fc1.weight", 0), (f"{mlp}.fc1.bias", 0)),
+                            ((f"{mlp}.fc2.weight", 1),)),
+            ]  # fmt: skip
+        return found

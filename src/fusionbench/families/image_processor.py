@@ -96,7 +96,7 @@ def read_image_processor(source: Source, size: int) -> ImageProcessor:
         CheckpointError: where the settings cannot be read.
         ConfigError: where they ask for another scaling of the values than to [0, 1].
     """
-    found = _settings(source.folder) if source.folder is not None else {}
+    found = read_settings(source.folder) if source.folder is not None else {}
     if not found:
         return ImageProcessor(size)
     factor = found.get("rescale_factor", 1 / 255) if found.get("do_rescale", True) else 1
@@ -110,7 +110,7 @@ def read_image_processor(source: Source, size: int) -> ImageProcessor:
     return ImageProcessor(size, mean, std, source.folder, json.dumps(found, sort_keys=True))
 
 
-def _settings(folder: Path) -> Mapping[str, Any]:
+def read_settings(folder: Path) -> Mapping[str, Any]:
     """Return the image processor's settings of either layout that Hugging Face writes; nothing where there are none."""
     for name, key in (("preprocessor_config.json", None), ("processor_config.json", "image_processor")):
         path = folder / name

@@ -14,17 +14,26 @@ F = TypeVar("F", bound=Family)
 def family(cls: type[F]) -> type[F]:
     """Register a class as a family; its class attributes `name`, `version`, `tower` and `model_types` describe it.
 
+    Those of `HasHead`, where it has them, are known without importing it too; and `unused`, prefixes of tensors that
+    checkpoints may hold and that its models make no use of.
+
     The entry is left on the class as `.entry` and goes into the index when that is written next; a family of another
     package is named by an entry point of the group `fusionbench.family`. The class is called without arguments.
     """
     summary = (inspect.getdoc(cls) or "").partition("\n")[0]
+    data: dict[str, Any] = {"model_types": list(cls.model_types), "tower": cls.tower}
+    head, bodies = getattr(cls, "head", None), getattr(cls, "bodies", None)
+    if head is not None and bodies is not None:
+        data |= {"head": head, "bodies": dict(bodies)}
+    if unused := getattr(cls, "unused", ()):
+        data["unused"] = list(unused)
     cls.entry = Entry(  # type: ignore[attr-defined]
         cls.name,
         summary,
         f"{cls.__module__}:{cls.__qualname__}",
         version=cls.version,
         kind="family",
-        data={"model_types": list(cls.model_types), "tower": cls.tower},
+        data=data,
     )
     return cls
 

@@ -1,19 +1,34 @@
 """How a model is fine-tuned: the numbers, and the settings that papers and their code used. No torch here."""
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from fusionbench.config import Config
-from fusionbench.config.fields import WHOLE, Count, Seed
+from fusionbench.config.fields import WHOLE, Count, Names, Seed
 from fusionbench.errors import ConfigError
 from fusionbench.registry import suggestion
 
 if TYPE_CHECKING:
     from fusionbench.training import Steps
 
-Tuning = Literal["full"]
+Tuning = Literal["full", "lora", "l_lora", "ia3"]
 Natural = Annotated[int, Field(ge=0), WHOLE]
+
+
+class AdapterRecipe(Config):
+    """What an adapter changes, and how much: r = 16 and α = 32 are the papers' for CLIP and Flan-T5."""
+
+    r: Count = Field(default=16, description="rank of B·A (LoRA)")
+    alpha: Annotated[float, Field(gt=0)] = Field(default=32.0, description="α; B·A is scaled by α/r (LoRA)")
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.1, description="on the inputs of A (LoRA)")
+    targets: Annotated[Names, Field(min_length=1)] | None = Field(
+        default=None,
+        description="linear maps that are adapted, by the ends of their names; null: the architecture's usual",
+    )
+    feedforward: Names | None = Field(
+        default=None, description="those targets whose inputs, not outputs, are scaled ((IA)³); null: the usual"
+    )
 
 
 class FinetuneRecipe(Config):
@@ -33,6 +48,17 @@ class FinetuneRecipe(Config):
     seed: Seed = Field(default=0, description="of the data's order and of dropout")
     validate_every: Natural = Field(default=0, description="steps between validations on the validation split; 0: none")
     keep: Literal["last", "best"] = Field(default="last", description="best: the weights of the best validation")
+    adapter: AdapterRecipe | None = Field(
+        default=None, description="of tuning=lora, l_lora and ia3; null: the usual one"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_absent_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of an adapter where there is none, as before there were any: recipes are part of build ids."""
+        document: dict[str, Any] = handler(self)
+        if document.get("adapter") is None:
+            document.pop("adapter", None)
+        return document
 
     def course(self) -> "Steps":
         """Return the steps for the training loop."""
@@ -57,8 +83,22 @@ PRESETS: dict[str, FinetuneRecipe] = {
     "clip/task_vectors": FinetuneRecipe(
         steps=2000, batch=128, learning_rate=1e-5, weight_decay=0.1, schedule="cosine", warmup=200
     ),
-}
-"""By family and origin: FusionBench (arXiv:2406.03280), the YAML of its code, task vectors (arXiv:2212.04089)."""
+    "clip/lora": FinetuneRecipe(
+        steps=2000, batch=32, learning_rate=1e-5, schedule="cosine", adapter=AdapterRecipe(r=16, alpha=32, dropout=0.1)
+    ),
+    "t5/lora": FinetuneRecipe(
+        steps=2000, batch=16, learning_rate=4e-5, seed=42, adapter=AdapterRecipe(r=16, alpha=32, dropout=0.1)
+    ),
+    "t5/ties": FinetuneRecipe(
+        steps=75000, batch=256, accumulate=4, learning_rate=1e-4, precision="bf16", seed=42, validate_every=100,
+        keep="best",
+    ),
+    "t5/ia3": FinetuneRecipe(steps=2000, batch=16, learning_rate=1e-4, seed=42, adapter=AdapterRecipe()),
+}  # fmt: skip
+"""By family and origin. CLIP: FusionBench (arXiv:2406.03280), the YAML of its code, task vectors (arXiv:2212.04089),
+LoRA of FusionBench's documentation. T5: LoRA of Concrete Subspace (arXiv:2312.06173), T5-base of TIES
+(arXiv:2306.01708: batches of 1024 as 4 × 256; how often it validates is not printed), (IA)³ at TIES' rate with LoRA's
+steps."""
 
 
 def preset(name: str) -> FinetuneRecipe:

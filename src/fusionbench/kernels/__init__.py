@@ -5,7 +5,7 @@ what it writes (`tiles`).
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -19,23 +19,34 @@ Scan = Callable[[Visit], Iterator[State]]
 """One more pass over all inputs, in threads: visits every tile, one state for some neighbours, yielded in order."""
 
 
+class PartialScan(Protocol):
+    """A pass over the first `1/share` of each tile's entries; tiles of fewer than `share` entries are left out."""
+
+    def __call__(self, visit: Visit, share: int = 1) -> Iterator[State]:
+        """Visit the tiles, as `Scan` does."""
+        ...
+
+
 class Kernel(NamedTuple):
     """The torch-free form of a method.
 
     Attributes:
         apply: `(out, base, inputs, place, prepared, **parameters)`: fills `out` `(entries,)` from `base` `(entries,)`
             and `inputs` `(experts, entries)`, all float32; inputs may be overwritten.
-        takes: whether `inputs` holds the experts' values or their deltas to the base.
+        takes: whether `inputs` holds the experts' values, their deltas to the base, or all models' values, the base's
+            first where there is one.
         prepare: `(scan, at, **parameters)`: a first look at the whole model, with each tensor's own parameters in `at`;
             what it returns comes back as `prepared`.
         serves: `(parameters) -> bool`: whether the kernel covers these values; else the torch function runs.
         compiled: whether it needs the compiler; then reading is compiled too.
         sited: whether `apply` is given the tensor's `site`.
+        rows: whether tiles hold whole rows, one an output; such a kernel is not for matrices with the inputs first.
     """
 
     apply: Callable[..., None]
-    takes: Literal["deltas", "values"]
+    takes: Literal["deltas", "values", "models"]
     prepare: Callable[..., Any] | None = None
     serves: Callable[[dict[str, Any]], bool] = lambda _: True
     compiled: bool = False
     sited: bool = False
+    rows: bool = False

@@ -80,6 +80,14 @@ def scaled(
     np.multiply(inputs[0], np.float32(scale[0]), out=out)
 
 
+def copied(
+    out: Block, base: Block | None, inputs: Block, place: Place, prepared: None, *, layers: object, expert: object
+) -> None:
+    """Fill `out` with θ₁; which layers of which model it is of is the plan's business."""
+    check_single(len(inputs))
+    out[:] = inputs[0]
+
+
 def _absolute(parameters: dict[str, Any]) -> bool:
     return not parameters["relative_to_base"]
 
@@ -88,3 +96,4 @@ AVERAGE = Kernel(average, "values")
 WEIGHTED_AVERAGE = Kernel(weighted_average, "values", serves=_absolute)
 ADD_DELTAS = Kernel(add_deltas, "deltas")
 SCALED = Kernel(scaled, "values")
+COPIED = Kernel(copied, "values")

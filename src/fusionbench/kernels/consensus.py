@@ -5,8 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from fusionbench.kernels import Block, Kernel, Place, Scan
+from fusionbench.kernels import Block, Kernel, PartialScan, Place
 from fusionbench.kernels._compile import compiled
+from fusionbench.kernels.combine import divisor
+from fusionbench.kernels.compiled_tiles import weighted_sum
 from fusionbench.kernels.counting import trim_below
 from fusionbench.kernels.selection import At, Keep, Scope, Thresholds, thresholds
 
@@ -68,8 +70,24 @@ def merge_agreeing(
                 merged[i] = merged[i] / agreeing[i] if agreeing[i] != zero else merged[i]
 
 
-def _prepare(scan: Scan, at: At, *, scope: Scope, keep: Keep, **others: Any) -> Thresholds | None:
-    return thresholds(scan, at, scope=scope, keep=keep)
+def add_merged(
+    out: Block, base: Block, inputs: Block, weights: Sequence[float], scale: float, *,
+    combine: str, normalize: bool, zero_sign: str,
+) -> None:  # fmt: skip
+    """Fill `out` with θ₀ + λ times the weighted sum of sparsified deltas (`linear`), or their consensus (`ties`)."""
+    if combine == "linear":
+        weighted_sum(out, inputs, np.asarray(weights, np.float32))
+        if normalize:
+            np.divide(out, np.float32(divisor(weights)), out=out)
+    else:
+        factors = np.asarray(weights, np.float32)
+        merge_agreeing(out, inputs, factors, True, zero_sign == "positive", COMBINE["mean" if normalize else "sum"])
+    np.multiply(out, np.float32(scale), out=out)
+    np.add(base, out, out=out)
+
+
+def _prepare(scan: PartialScan, at: At, *, scope: Scope, keep: Keep, **others: Any) -> Thresholds | None:
+    return thresholds(scan, at, scope=scope, keep=keep, part=scan)
 
 
 def _apply(

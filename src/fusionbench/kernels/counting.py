@@ -10,6 +10,10 @@ Counts = np.ndarray[Any, np.dtype[np.int64]]
 Bits = np.ndarray[Any, np.dtype[np.uint32]]
 MAGNITUDE = 0x7FFFFFFF
 """Mask of a float32's bits without the sign; what is left sorts like the magnitude."""
+STRIP = 1024
+"""Entries that are counted and trimmed while they stay in the first-level cache."""
+FEW = 128
+"""Entries among which there is mostly none that needs a look of its own."""
 
 
 @compiled
@@ -22,26 +26,73 @@ def count_high(bits: Bits, counts: Counts) -> None:
 
 @compiled
 def count_low(bits: Bits, high: Bits, counts: Counts) -> None:
-    """Add each row's histogram of the lower 16 bits, of the magnitudes whose upper ones are `high[row]`."""
-    for row in range(bits.shape[0]):
-        wanted = high[row]
+    """Add the histogram of the lower 16 bits, of the magnitudes whose upper ones are `high[cut]`, to `counts[cut]`.
+
+    There may be several cuts a row: cut c is one of row c modulo the number of rows.
+    """
+    for cut in range(high.shape[0]):
+        row, wanted = cut % bits.shape[0], high[cut]
         for i in range(bits.shape[1]):
             magnitude = bits[row, i] & MAGNITUDE
             if magnitude >> 16 == wanted:
-                counts[row, magnitude & 0xFFFF] += 1
+                counts[cut, magnitude & 0xFFFF] += 1
+
+
+@compiled
+def count_window(bits: Bits, least: Bits, guess: Bits, most: Bits, above: Counts, window: Counts) -> Counts:
+    """Count each row's magnitudes around a guess; return how many equal it.
+
+    Args:
+        bits: float32 patterns `(rows, entries)`.
+        least: the smallest pattern of each row's window.
+        guess: a pattern in it.
+        most: the largest.
+        above: how many lie above the window, added to.
+        window: the histogram of those in it from `least` on, but for the guess, added to; `(rows, span)`.
+    """
+    equal = np.zeros(bits.shape[0], np.int64)
+    for row in range(bits.shape[0]):
+        low, middle, high = least[row], guess[row], most[row]
+        for first in range(0, bits.shape[1], FEW):
+            strip = bits[row, first : first + FEW]
+            larger, same, inside = np.int32(0), np.int32(0), np.int32(0)
+            for i in range(strip.shape[0]):
+                magnitude = strip[i] & np.uint32(MAGNITUDE)
+                larger += np.int32(magnitude > high)
+                same += np.int32(magnitude == middle)
+                inside += np.int32(magnitude >= low)
+            above[row] += larger
+            equal[row] += same
+            # Few strips hold any: that is what makes one pass cheap.
+            if inside - larger > same:
+                for i in range(strip.shape[0]):
+                    magnitude = strip[i] & np.uint32(MAGNITUDE)
+                    if low <= magnitude and magnitude <= high and magnitude != middle:
+                        window[row, magnitude - low] += 1
+    return equal
 
 
 @compiled
 def count_equal(bits: Bits, targets: Bits) -> Counts:
-    """Return how many magnitudes of each row equal `targets[row]`."""
-    counts = np.zeros(bits.shape[0], np.int64)
-    for row in range(bits.shape[0]):
-        target = targets[row]
+    """Return how many magnitudes equal each target; target c is one of row c modulo the number of rows."""
+    counts = np.zeros(targets.shape[0], np.int64)
+    for cut in range(targets.shape[0]):
+        row, target = cut % bits.shape[0], targets[cut]
         found = np.int32(0)
         for i in range(bits.shape[1]):
             found += np.int32((bits[row, i] & MAGNITUDE) == target)
-        counts[row] = found
+        counts[cut] = found
     return counts
+
+
+@compiled
+def _drop_ties(strip: Bits, target: int, left: int) -> None:
+    """Zero the entries that equal `target`, all but the first `left`."""
+    for i in range(strip.shape[0]):
+        if (strip[i] & MAGNITUDE) == target:
+            if left <= 0:
+                strip[i] = np.uint32(0)
+            left -= 1
 
 
 @compiled
@@ -50,18 +101,34 @@ def trim_below(bits: Bits, targets: Bits, quota: Counts) -> None:
 
     `bits` `(rows, entries)` are the entries' float32 patterns; a zero pattern is the number zero.
     """
-    ties = count_equal(bits, targets)
     for row in range(bits.shape[0]):
-        # Keeping none or all of the ties is one comparison, which the compiler runs on whole vectors.
-        least = targets[row] + np.uint32(quota[row] <= 0)
+        target, left = targets[row], quota[row]
+        for first in range(0, bits.shape[1], STRIP):
+            strip = bits[row, first : first + STRIP]
+            # Keeping none or all of a strip's ties is one comparison, which the compiler runs on whole vectors.
+            least = target + np.uint32(left <= 0)
+            if left > 0:
+                ties = np.int32(0)
+                for i in range(strip.shape[0]):
+                    ties += np.int32((strip[i] & MAGNITUDE) == target)
+                if ties > left:
+                    _drop_ties(strip, target, left)
+                left -= ties
+            for i in range(strip.shape[0]):
+                value = strip[i]
+                strip[i] = value if (value & MAGNITUDE) >= least else np.uint32(0)
+
+
+@compiled
+def drop_above(bits: Bits, targets: Bits, quota: Counts) -> None:
+    """Zero the entries of each row above its target, and of those equal to it the first `quota[row]`."""
+    for row in range(bits.shape[0]):
+        target, left = targets[row], quota[row]
         for i in range(bits.shape[1]):
             value = bits[row, i]
-            bits[row, i] = value if (value & MAGNITUDE) >= least else np.uint32(0)
-        if 0 < quota[row] < ties[row]:
-            left = quota[row]
+            bits[row, i] = value if (value & MAGNITUDE) <= target else np.uint32(0)
+        if left > 0:
             for i in range(bits.shape[1]):
-                if (bits[row, i] & MAGNITUDE) == targets[row]:
-                    if left > 0:
-                        left -= 1
-                    else:
-                        bits[row, i] = np.uint32(0)
+                if left > 0 and (bits[row, i] & MAGNITUDE) == target:
+                    left -= 1
+                    bits[row, i] = np.uint32(0)

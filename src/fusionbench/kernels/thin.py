@@ -8,26 +8,46 @@ import numpy as np
 
 from fusionbench.kernels import Block, Kernel, Place
 from fusionbench.kernels._compile import compiled
-from fusionbench.kernels.combine import _sum, divisor
-from fusionbench.kernels.consensus import COMBINE, merge_agreeing
+from fusionbench.kernels.consensus import STRIP, add_merged
 from fusionbench.kernels.streams import stream_key
 
 
 @compiled
-def thin(row: Block, key: np.uint64, start: np.uint64, share: np.float32, divide: bool) -> None:
-    """Zero the entries whose number in [0, 1) is not below `share`; divide the others by it where asked.
+def number_of(key: np.uint64, index: np.uint64) -> np.float32:
+    """Return the number in [0, 1) of an entry: SplitMix64 of `key` and its flat index, 24 bits of it.
 
-    The number of an entry is SplitMix64 of `key` and its flat index, 24 bits of it, as `methods.uniform` draws it.
+    `methods.uniform` draws the same.
     """
-    golden, first, second = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+    state = index * np.uint64(0x9E3779B97F4A7C15) + key
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    state = state ^ (state >> np.uint64(31))
+    return np.float32(state >> np.uint64(40)) * np.float32(2.0**-24)
+
+
+@compiled
+def thin(row: Block, key: np.uint64, start: np.uint64, share: np.float32, divide: bool) -> None:
+    """Zero the entries whose number is not below `share`; divide the others by it where asked."""
     for i in range(row.shape[0]):
-        state = (start + np.uint64(i)) * golden + key
-        state = (state ^ (state >> np.uint64(30))) * first
-        state = (state ^ (state >> np.uint64(27))) * second
-        state = state ^ (state >> np.uint64(31))
-        number = np.float32(state >> np.uint64(40)) * np.float32(2.0**-24)
         value = row[i] / share if divide else row[i]
-        row[i] = value if number < share else np.float32(0.0)
+        row[i] = value if number_of(key, start + np.uint64(i)) < share else np.float32(0.0)
+
+
+@compiled
+def thin_by(row: Block, key: np.uint64, start: np.uint64, shares: Block, divide: bool) -> None:
+    """Zero the entries whose number is not below their own share; divide the others by it where asked."""
+    # Strip by strip and step by step: only such loops run on whole vectors.
+    numbers = np.empty(STRIP, np.float32)
+    for first in range(0, row.shape[0], STRIP):
+        strip, share = row[first : first + STRIP], shares[first : first + STRIP]
+        index = start + np.uint64(first)
+        for i in range(strip.shape[0]):
+            numbers[i] = number_of(key, index + np.uint64(i))
+        if divide:
+            for i in range(strip.shape[0]):
+                strip[i] = strip[i] / share[i]
+        for i in range(strip.shape[0]):
+            strip[i] = strip[i] if numbers[i] < share[i] else np.float32(0.0)
 
 
 def _apply(
@@ -41,15 +61,7 @@ def _apply(
             if share < 1:
                 key = np.uint64(stream_key(site.seed, site.name, expert))
                 thin(row, key, np.uint64(place[1]), np.float32(share), rescale == "inverse")
-    if combine == "linear":
-        _sum(out, inputs, weights)
-        if normalize:
-            np.divide(out, np.float32(divisor(weights)), out=out)
-    else:
-        factors = np.asarray(weights, np.float32)
-        merge_agreeing(out, inputs, factors, True, zero_sign == "positive", COMBINE["mean" if normalize else "sum"])
-    np.multiply(out, np.float32(scale), out=out)
-    np.add(base, out, out=out)
+    add_merged(out, base, inputs, weights, scale, combine=combine, normalize=normalize, zero_sign=zero_sign)
 
 
 def _serves(parameters: dict[str, Any]) -> bool:

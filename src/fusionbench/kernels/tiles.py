@@ -1,5 +1,7 @@
 """Between the bits of a file and float32: widening, narrowing with one rounding, and a look for NaN and Inf."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -52,3 +54,8 @@ def fits(values: Block, dtype: str) -> bool:
 def is_finite(values: Block) -> bool:
     """Tell whether no entry is NaN or Inf."""
     return fits(values, "F32")
+
+
+def row_width(shape: Sequence[int]) -> int:
+    """Return the entries of one output: of a matrix's row, a convolution's filter, or a whole vector."""
+    return math.prod(shape[1:]) if len(shape) > 1 else math.prod(shape)

@@ -39,6 +39,11 @@ def merge_method(
     kernel: Kernel | None = None,
     prepare: Callable[..., Any] | None = None,
     collect: Callable[..., Any] | None = None,
+    sites: Callable[..., Any] | None = None,
+    rest: Callable[..., Any] | None = None,
+    configure: Callable[..., Any] | None = None,
+    check: Callable[..., None] | None = None,
+    stacks: bool = False,
     laws: tuple[str, ...] = (),
     exempt: Mapping[str, str] | None = None,
     compat: Mapping[str, Mapping[str, Any]] | None = None,
@@ -63,6 +68,12 @@ def merge_method(
             is such a reader too, of `(site, one tensor an expert)`.
         collect: `(task, backbone, context, **parameters)`: what the merge needs to know of an expert's data, by name of
             the module's parameters; its keywords join the schema, and the tensors reach the function as `stats`.
+        sites: of the kind rebuild: from pool and family to the modules that it is given one by one.
+        rest: of the kind rebuild: `(base, experts, *, …)` makes the tensors outside them, and its keywords join the
+            schema; None leaves the base's.
+        configure: of the kind rebuild: `(config, experts, *, …)`, from the base's configuration to the output's.
+        check: of the kind rebuild: `(names of experts, *, …)` refuses parameters before anything is read.
+        stacks: of the kind stream: its parameters `layers` and `expert` say which layers of which model are copied.
         laws: those it obeys, of `LAWS`; each is tested.
         exempt: for each law not claimed, why; shown on the method's page.
         compat: parameters that a peer's preset sets, by preset.
@@ -73,6 +84,10 @@ def merge_method(
     unexplained = [law for law in LAWS if law not in laws and law not in (exempt or {})]
     if kind == "stream" and unexplained:
         raise TypeError(f"{name}: claim or explain the laws {', '.join(unexplained)}.")
+    if (kind == "rebuild") is (sites is None):
+        raise TypeError(f"{name}: sites belong to methods of the kind rebuild, and only to those.")
+
+    parts = {"sites": sites, "rest": rest, "configure": configure, "check": check}
 
     def register(function: F) -> F:
         parameters = inspect.signature(function).parameters.values()
@@ -82,19 +97,27 @@ def merge_method(
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
         entry = Entry(
             name, summary, f"{function.__module__}:{function.__qualname__}", version, kind, category, paper, needs,
-            unit, base, _location(kernel), laws, exempt or {}, _parameters(function, collect), compat or {},
+            unit, base, _location(kernel), laws, exempt or {}, _parameters(function, collect, rest), compat or {},
+            {"stacks": True} if stacks else None,
         )  # fmt: skip
         function.entry = entry  # type: ignore[attr-defined]
         function.prepare = prepare  # type: ignore[attr-defined]
         function.collect = collect  # type: ignore[attr-defined]
+        for part, item in parts.items() if kind == "rebuild" else ():
+            setattr(function, part, item)
         return function
 
     return register
 
 
-def _parameters(function: Callable[..., Any], collect: Callable[..., Any] | None) -> tuple[Parameter, ...]:
-    """Return what a recipe may set: for the merge, and for the look at data before it."""
-    return describe(function) + ((*describe(collect), STATISTICS) if collect is not None else ())
+def _parameters(
+    function: Callable[..., Any], collect: Callable[..., Any] | None, rest: Callable[..., Any] | None
+) -> tuple[Parameter, ...]:
+    """Return what a recipe may set: for the merge, for what is outside the sites, and for the look at data before."""
+    own = describe(function)
+    named = {parameter.name for parameter in own}
+    outside = tuple(p for p in describe(rest) if p.name not in named) if rest is not None else ()
+    return own + outside + ((*describe(collect), STATISTICS) if collect is not None else ())
 
 
 def _location(kernel: Kernel | None) -> str:

@@ -1,13 +1,17 @@
-"""Sums over entries in float64, taken in one fixed order, so that no thread count can change them."""
+"""Sums over entries in float64, taken in one fixed order, so that no thread count can change them.
+
+That of inner products is the order of `kernels.moments`, bit for bit.
+"""
 
 from collections.abc import Sequence
-from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
 
 from fusionbench.kernels.tiles import BLOCK
 
+LANES = 1024
+"""Sums that run side by side in a block of inner products: `kernels.moments.LANES`."""
 LANE = 1024
 """Entries summed at a time; torch splits a sum between threads only where it gives one number of many."""
 
@@ -37,16 +41,23 @@ def gram(vectors: Sequence[Tensor]) -> Tensor:
 
 
 def _gram(vectors: Sequence[Tensor]) -> Tensor:
-    count = len(vectors)
-    pairs = list(combinations_with_replacement(range(count), 2))
-    blocks: dict[tuple[int, int], list[Tensor]] = {pair: [] for pair in pairs}
-    for strips in zip(*(torch.split(vector, BLOCK, dim=1) for vector in vectors), strict=True):
-        wide = [strip.double() for strip in strips]
-        for i, j in pairs:
-            blocks[i, j].append(row_sums(wide[i] * wide[j]))
-    sums = {pair: _total(found) for pair, found in blocks.items()}
-    columns = [torch.stack([sums[min(i, j), max(i, j)] for j in range(count)], dim=1) for i in range(count)]
-    return torch.stack(columns, dim=1)
+    strips = zip(*(torch.split(vector, BLOCK, dim=1) for vector in vectors), strict=True)
+    return _total([_block_gram(torch.stack(strip).double()) for strip in strips])
+
+
+def _block_gram(block: Tensor) -> Tensor:
+    """Return the inner products `(rows, N, N)` of one block, `(N, rows, width)`."""
+    count, rows, width = block.shape
+    lanes = min(LANES, 1 << max(width - 1, 0).bit_length())
+    steps = -(-width // lanes)
+    strips = torch.nn.functional.pad(block, (0, steps * lanes - width)).reshape(count, rows, steps, lanes).unbind(2)
+    total = torch.zeros(count, count, rows, lanes, dtype=block.dtype, device=block.device)
+    for strip in strips:
+        total += strip.unsqueeze(1) * strip
+    while total.shape[3] > 1:
+        half = total.shape[3] // 2
+        total = total[..., :half] + total[..., half:]
+    return total.squeeze(3).movedim(2, 0)
 
 
 def weighted_rows(vectors: Sequence[Tensor], coefficients: Tensor) -> Tensor:

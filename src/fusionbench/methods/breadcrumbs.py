@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError
-from fusionbench.kernels.selection import Keep, kept
+from fusionbench.kernels.band import BAND, band
+from fusionbench.kernels.selection import Keep
 from fusionbench.methods._combine import Combine, combine_deltas
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import along, back_along, input_axis, whole
@@ -23,6 +23,7 @@ from fusionbench.weights.plan import Site
     category="merge",
     version=1,
     unit="tensor",
+    kernel=BAND,
     laws=("identity", "order", "scale_zero"),
     exempt={
         "shift": "deltas are rounded differently when all inputs move, which can change which entries are kept",
@@ -92,24 +93,6 @@ def _mask(
     axis = input_axis(delta, site)
     rows = along(delta, axis) if by_line else whole(delta)
     size = rows.shape[1]
-    stay = _kept(size, top_drop, density, bottom_drop, keep)
-    top = min(kept(top_drop, size, "exact"), size - stay)
-    mask = largest(rows, top + stay) & largest(rows, top).logical_not()
+    below, above = band(size, top_drop, density, bottom_drop, keep)
+    mask = largest(rows, below) & largest(rows, above).logical_not()
     return back_along(mask, delta.shape, axis) if by_line else mask.reshape(delta.shape)
-
-
-def _kept(size: int, top_drop: float, density: float | None, bottom_drop: float | None, keep: Keep) -> int:
-    """Return how many of `size` entries stay, by the share that stays or by those that go."""
-    if density is not None and bottom_drop is not None:
-        raise ConfigError(
-            f"method.density={density} and method.bottom_drop={bottom_drop} both say how many entries stay: set one of "
-            "them to null."
-        )
-    if density is not None:
-        return kept(density, size, keep)
-    if bottom_drop is None:
-        raise ConfigError(
-            "method.density and method.bottom_drop are both null: set density=0.143, or bottom_drop=0.85 as the paper."
-        )
-    left = max(size - kept(top_drop, size, "exact") - kept(bottom_drop, size, "exact"), 0)
-    return min(size, {"exact": left, "official": left + 1}.get(keep, max(left, 1)))

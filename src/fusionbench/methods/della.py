@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError
+from fusionbench.kernels.ranked import RANKED, check_probabilities
 from fusionbench.methods._combine import Combine, combine_deltas
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import back_per_output, per_output
@@ -22,6 +22,7 @@ from fusionbench.weights.plan import Site
     category="merge",
     version=1,
     unit="tensor",
+    kernel=RANKED,
     laws=("identity", "scale_zero"),
     exempt={
         "order": "masks are drawn by the experts' names: the order is no matter only where the names move along",
@@ -91,12 +92,7 @@ def keep_probability(delta: Tensor, density: float, epsilon: float, site: Site |
     Raises:
         ConfigError: where a probability would be none.
     """
-    if not (density - epsilon > 0 and density + epsilon <= 1):
-        raise ConfigError(
-            f"method.density={density} ± method.epsilon={epsilon}: entries would be kept with probabilities from "
-            f"{density - epsilon:g} to {density + epsilon:g}; they must lie in (0, 1]. "
-            f"Set epsilon below {min(density, 1 - density):g}."
-        )
+    check_probabilities(density, epsilon)
     rows = per_output(delta, site)
     width = rows.shape[1]
     if width <= 1:

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError
+from fusionbench.kernels.angles import STOCK, check_several
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import back_per_output, per_output, whole
 from fusionbench.methods._sums import gram, weighted_rows
@@ -24,6 +24,7 @@ SmallNorms = Literal["exact", "floor", "offset"]
     category="merge",
     version=1,
     unit="tensor",
+    kernel=STOCK,
     laws=("identity", "order"),
     exempt={
         "scale_zero": "there is no scale: t follows from the angles",
@@ -60,8 +61,7 @@ def model_stock(
     Others: mergekit's filter_wise takes each line of the last axis for a row, of a convolution too; fusion_bench
     averages the tensors of its ignore_keys instead of leaving the base.
     """
-    if len(experts) < 2:
-        raise ConfigError("model_stock needs two experts or more: with one there is no angle. Add an expert.")
+    check_several(len(experts))
     by_row = granularity == "row" and base.dim() > 1
     deltas = [per_output(expert - base, site) if by_row else whole(expert - base) for expert in experts]
     ratio = _ratio(gram(deltas), average, small_norms, clamp=clamp)
@@ -78,9 +78,15 @@ def _ratio(products: Tensor, average: Average, small_norms: SmallNorms, *, clamp
     inner = torch.stack([products.select(1, i).select(1, j) for i, j in pairs], dim=1)
     divisor = {"exact": torch.where(size > 0, size, 1.0), "floor": size.clamp(min=1e-6), "offset": size + 1e-8}
     cosines = (inner / divisor[small_norms]).clamp(-1.0, 1.0)
-    cosine = cosines.mean(1) if average == "cosine" else cosines.arccos().mean(1).cos()
+    cosine = _mean(cosines) if average == "cosine" else _mean(cosines.arccos()).cos()
     divided = 1 + (count - 1) * cosine
     safe = divided.abs() > 1e-6
     ratio = torch.where(safe, count * cosine / torch.where(safe, divided, 1.0), 0.0)
     # Beyond the pole t is positive again although the task vectors point apart.
     return torch.where(divided > 0, ratio, 0.0).clamp(0.0, 1.0) if clamp else ratio
+
+
+def _mean(pairs: Tensor) -> Tensor:
+    """Return the mean of each row, its entries added one after the other."""
+    first, *others = pairs.unbind(1)
+    return sum(others, first) / pairs.shape[1]

@@ -13,6 +13,7 @@ from fusionbench.methods._method import merge_method
 from fusionbench.methods._statistics import CollectSplit, InputGrams, drawn, shares_of
 from fusionbench.parameters import Count, PerExpert, Range, Share
 from fusionbench.tasks import Task
+from fusionbench.tasks.base import WritesAnswers
 from fusionbench.weights.plan import Site
 
 Ridge = Annotated[float, Range(0)]
@@ -23,6 +24,8 @@ def collect_grams(
     split: CollectSplit = "train",
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return G = Xᵀ·X / tokens, `(in, in)`, by the name of each linear map's weight; padding does not count.
+
+    Where answers are written token by token, inputs are those of every position of the model's own answers.
 
     Args:
         task: whose inputs are looked at.
@@ -40,7 +43,8 @@ def collect_grams(
         raise MissingPart(family.name, "list of linear maps", ("regmean", "regmean_plusplus"))
     grams = InputGrams(backbone, family)
     predict = task.bind(backbone)
-    for one in drawn(task, split, context, examples=examples, batch=batch):
+    for read in drawn(task, split, context, examples=examples, batch=batch):
+        one = task.written(predict, read) if isinstance(task, WritesAnswers) else read
         mask = family.token_mask(one) if isinstance(family, HasTokens) else None
         grams.watch(lambda given=one: predict(given), mask)  # type: ignore[misc]
     return grams.means()

@@ -1,6 +1,7 @@
 """RegMean++: RegMean block by block, on the inputs that the blocks before it make once they are merged."""
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from fusionbench.mixing import Fused, FusedWeights
 from fusionbench.parameters import Count, Share
 from fusionbench.registry import methods
 from fusionbench.tasks import Task
+from fusionbench.tasks.base import WritesAnswers
 from fusionbench.weights.engine import run_plan
 from fusionbench.weights.plan import Plan
 from fusionbench.weights.tensors import MemorySink
@@ -68,6 +70,8 @@ def regmean_plusplus(
     wearer = Wearer(pool, family, context.device)
     plan = plan_of(pool, MethodConfig.read({"name": "simple_average"}))
     merged = _average(plan)
+    draw = partial(drawn, split=split, context=context, examples=examples, batch=batch)
+    written = {expert: _written(wearer, expert, task, draw(task)) for expert, task in tasks.items()}
     wearer.put({name: merged[name] for name in wearer.inside})
     blocks = family.blocks(wearer.module)
     for done, block in enumerate(blocks):
@@ -76,8 +80,7 @@ def regmean_plusplus(
         grams = {}
         for expert, task in tasks.items():
             wearer.wear(expert, f"{block}.")
-            data = drawn(task, split, context, examples=examples, batch=batch)
-            grams[expert] = _grams_of_block(wearer.module, family, task, block, data)
+            grams[expert] = _grams_of_block(wearer.module, family, task, block, written[expert] or draw(task))
         for name, tensor in _merge_block(wearer, plan, grams, off_diagonal, ridge).items():
             merged[name] = tensor.to(merged[name].dtype).cpu()
         wearer.put({name: merged[name] for name, own in wearer.inside.items() if own.startswith(f"{block}.")})
@@ -85,6 +88,15 @@ def regmean_plusplus(
     count = sum(min(examples, task.size(split)) for task in tasks.values())
     context.used("adapted", split=split, tasks=tuple(dict.fromkeys(t.name for t in tasks.values())), count=count)
     return FusedWeights({name: merged[name] for name in wearer.inside}, family, pool.reference)
+
+
+def _written(wearer: Wearer, expert: str, task: Task, data: Iterable[Batch]) -> list[Batch]:
+    """Return inputs with the expert's own answers, where these are written token by token; else nothing."""
+    if not isinstance(task, WritesAnswers):
+        return []
+    wearer.wear(expert)
+    predict = task.bind(wearer.module)
+    return [task.written(predict, one) for one in data]
 
 
 def _average(plan: Plan) -> dict[str, Tensor]:

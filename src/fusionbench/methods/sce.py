@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fusionbench.kernels.variance import MAJORITY
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import whole
 from fusionbench.methods._sums import gram
@@ -21,6 +22,7 @@ Thresholds = Literal["relative", "absolute"]
     category="merge",
     version=1,
     unit="tensor",
+    kernel=MAJORITY,
     laws=("identity", "order"),
     exempt={
         "scale_zero": "there is no scale",
@@ -34,7 +36,8 @@ def sce(
 ) -> Tensor:
     """Return θ₀ + Σ wᵢ·mᵢ·τᵢ / Σ wᵢ·mᵢ, wᵢ each task vector's share of the mean squares (arXiv:2408.07990, §3.3).
 
-    Select: of the entries whose variance over the experts is not zero, the share with the largest; ties by index.
+    Select: of the entries whose variance over the experts is not zero, the share with the largest, compared by their
+    roots in float32; ties by index.
     Calculate: wᵢ = mean(τ̂ᵢ²) / Σ mean(τ̂ⱼ²) over the selected task vectors τ̂. Erase: mᵢ holds the entries with the sign
     of Σ τ̂ᵢ, plus where that is zero.
 
@@ -64,12 +67,13 @@ def sce(
 
 
 def _most_variable(deltas: Sequence[Tensor], share: float) -> Tensor:
-    """Return a mask of the ⌊share·n⌋ largest variances over the experts, n counting those that are not zero."""
+    """Return a mask of the ⌊share·n⌋ largest deviations over the experts, n counting those that are not zero."""
     wide = [delta.double() for delta in deltas]
     mean = _sum(wide) / len(wide)
-    variance = _sum([(delta - mean).square() for delta in wide]).reshape(-1)
-    count = ((variance > 0).sum() * share).floor()
-    order = variance.argsort(descending=True, stable=True)
+    variance = _sum([(delta - mean).square() for delta in wide]) / len(wide)
+    deviation = variance.sqrt().float().reshape(-1)
+    count = ((deviation > 0).sum().double() * share).floor()
+    order = deviation.argsort(descending=True, stable=True)
     chosen = torch.arange(len(order), device=order.device) < count
     return torch.zeros_like(chosen).scatter_(0, order, chosen).reshape(deltas[0].shape)
 
@@ -81,6 +85,6 @@ def _sum(tensors: Sequence[Tensor]) -> Tensor:
 def _weights(deltas: Sequence[Tensor], thresholds: Thresholds) -> Tensor:
     """Return each task vector's share of the mean squares, `(N,)`."""
     squares = torch.cat([gram([whole(delta)]).reshape(1) for delta in deltas]) / max(deltas[0].numel(), 1)
-    total = squares.sum()
+    total = _sum(squares.unbind())
     enough = total >= 1e-6 if thresholds == "absolute" else total > 0
     return torch.where(enough, squares / torch.where(enough, total, 1.0), 1 / len(deltas)).to(deltas[0].dtype)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fusionbench.errors import ConfigError
+from fusionbench.kernels.angles import ARC, check_ends
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import along, back_along, input_axis, whole
 from fusionbench.methods._sphere import STRAIGHT, ZeroNorm, arc, frechet_mean, mean_direction
@@ -15,6 +16,15 @@ from fusionbench.parameters import Count, PerExpert, Positive, Range, Share, per
 from fusionbench.weights.plan import Site
 
 NonNegative = Annotated[float, Range(0)]
+OF_WEIGHTS = {
+    "scale_zero": "there is no scale",
+    "shift": "angles are those between the weights, not between task vectors",
+}
+OF_DELTAS = {
+    "scale_zero": "there is no scale",
+    "shift": "only where there is a base, and rounded deltas can turn small task vectors",
+}
+"""Why laws do not hold: where angles are between the models, and where they may be between task vectors."""
 
 
 @merge_method(
@@ -25,11 +35,11 @@ NonNegative = Annotated[float, Range(0)]
     version=1,
     unit="tensor",
     base="optional",
+    kernel=ARC,
     laws=("identity",),
     exempt={
         "order": "t counts from the first model to the second",
-        "scale_zero": "there is no scale",
-        "shift": "angles are those between the weights, not between task vectors",
+        **OF_WEIGHTS,
         "single": "a single expert is reached from the base",
     },
     compat={"paper": {}, "fusion_bench": {"zero_norm": "arc"}, "mergekit": {"zero_norm": "arc"}},
@@ -55,15 +65,8 @@ def slerp(base: Tensor | None, experts: Sequence[Tensor], *, t: Share = 0.5, zer
 
 
 def _two_ends(base: Tensor | None, experts: Sequence[Tensor]) -> Sequence[Tensor]:
-    if len(experts) == 2:
-        return experts
-    if len(experts) == 1 and base is not None:
-        return base, experts[0]
-    got = f"{len(experts)} expert{'s' * (len(experts) != 1)}" + ("" if base is None else " and a base")
-    raise ConfigError(
-        f"slerp goes from one model to another; it got {got}. Name two experts, or a base and one expert; for more "
-        "there are multislerp and karcher."
-    )
+    check_ends(len(experts), base=base is not None)
+    return experts if len(experts) == 2 or base is None else (base, experts[0])
 
 
 @merge_method(
@@ -77,8 +80,7 @@ def _two_ends(base: Tensor | None, experts: Sequence[Tensor]) -> Sequence[Tensor
     laws=("identity",),
     exempt={
         "order": "each weight belongs to one expert, and it takes exactly two",
-        "scale_zero": "there is no scale",
-        "shift": "only where there is a base, and rounded deltas can turn small task vectors",
+        **OF_DELTAS,
         "single": "it takes exactly two experts",
     },
     compat={"paper": {}, "mergekit": {"straight": 1.0, "zero_norm": "arc"}},
@@ -113,18 +115,13 @@ def nuslerp(
             f"method.weights {first} and {second} sum to zero: they give no share of the way between two."
         )
     t = second / (first + second)
-    vectors = [expert if base is None else expert - base for expert in experts]
-    shape = vectors[0].shape
-    if mode == "flat" or len(shape) < 2:
-        rows = [whole(vector) for vector in vectors]
-        merged = weighted_rows(rows, arc(gram(rows), t, straight=straight, zero_norm=zero_norm)).reshape(shape)
-    else:
+    vectors, shape, axis = _seen_from(base, experts), experts[0].shape, None
+    if mode != "flat" and len(shape) >= 2:
         inputs = input_axis(vectors[0], site)
         axis = inputs if mode == "row" else (0 if inputs else len(shape) - 1)
-        rows = [along(vector, axis) for vector in vectors]
-        merged = weighted_rows(rows, arc(gram(rows), t, straight=straight, zero_norm=zero_norm))
-        merged = back_along(merged, shape, axis)
-    return merged if base is None else base + merged
+    rows = [whole(vector) if axis is None else along(vector, axis) for vector in vectors]
+    merged = weighted_rows(rows, arc(gram(rows), t, straight=straight, zero_norm=zero_norm))
+    return _put_back(base, merged.reshape(shape) if axis is None else back_along(merged, shape, axis))
 
 
 @merge_method(
@@ -136,10 +133,7 @@ def nuslerp(
     unit="tensor",
     base="optional",
     laws=("identity", "order", "single"),
-    exempt={
-        "scale_zero": "there is no scale",
-        "shift": "only where there is a base, and rounded deltas can turn small task vectors",
-    },
+    exempt=OF_DELTAS,
 )
 def multislerp(
     base: Tensor | None, experts: Sequence[Tensor], *, weights: PerExpert[float] = 1.0, normalize: bool = True
@@ -160,10 +154,10 @@ def multislerp(
 
     Others: mergekit raises an error where more than two directions cancel, and leaves a single expert's weight out.
     """
-    vectors = [whole(expert if base is None else expert - base) for expert in experts]
+    vectors = [whole(vector) for vector in _seen_from(base, experts)]
     shares = _shares(weights, vectors, normalize=normalize)
-    merged = weighted_rows(vectors, mean_direction(gram(vectors), shares)).reshape(experts[0].shape)
-    return merged if base is None else base + merged
+    merged = weighted_rows(vectors, mean_direction(gram(vectors), shares))
+    return _put_back(base, merged.reshape(experts[0].shape))
 
 
 @merge_method(
@@ -175,10 +169,7 @@ def multislerp(
     unit="tensor",
     base="unused",
     laws=("identity", "order", "single"),
-    exempt={
-        "scale_zero": "there is no scale",
-        "shift": "angles are those between the weights, not between task vectors",
-    },
+    exempt=OF_WEIGHTS,
 )
 def karcher(
     experts: Sequence[Tensor], *, weights: PerExpert[NonNegative] = 1.0, max_iterations: Count = 10,
@@ -205,6 +196,15 @@ def karcher(
     shares = _shares(weights, vectors, normalize=True)
     coefficients = frechet_mean(gram(vectors), shares, max_iterations=max_iterations, tolerance=tolerance)
     return weighted_rows(vectors, coefficients).reshape(experts[0].shape)
+
+
+def _seen_from(base: Tensor | None, experts: Sequence[Tensor]) -> list[Tensor]:
+    """Return the experts' task vectors where there is a base, else the experts."""
+    return [expert if base is None else expert - base for expert in experts]
+
+
+def _put_back(base: Tensor | None, merged: Tensor) -> Tensor:
+    return merged if base is None else base + merged
 
 
 def _shares(weights: float | Sequence[float], vectors: Sequence[Tensor], *, normalize: bool) -> Tensor:

@@ -1,5 +1,5 @@
 """Fused models: what each kind of method gives, and the modules that run what mixing methods wrote."""
 
-from fusionbench.mixing.fused import Fused, FusedModule, FusedWeights, PerTask, Skipped
+from fusionbench.mixing.fused import Fused, FusedModule, FusedWeights, Measured, PerTask, Skipped
 
-__all__ = ["Fused", "FusedModule", "FusedWeights", "PerTask", "Skipped"]
+__all__ = ["Fused", "FusedModule", "FusedWeights", "Measured", "PerTask", "Skipped"]

@@ -5,12 +5,12 @@ from pathlib import Path
 
 from fusionbench.errors import ConfigError
 from fusionbench.families import Family, family_for, family_named, specs_of
-from fusionbench.merge import Pool, copy_other_files
-from fusionbench.mixing.fused import Fused, FusedWeights, PerTask
+from fusionbench.merge import Pool
+from fusionbench.mixing.fused import Device, Fused, FusedWeights, PerTask
+from fusionbench.mixing.stored import save_weights
 from fusionbench.tasks import Predictor, Task
-from fusionbench.weights.headers import Source, TensorSpec
+from fusionbench.weights.headers import Source
 from fusionbench.weights.tensors import LazyWeights, Weights, as_bytes
-from fusionbench.weights.writer import CheckpointWriter
 
 
 class PlainWeights:
@@ -18,11 +18,25 @@ class PlainWeights:
 
     Attributes:
         weights: the fused tensors.
+        specs: of each.
     """
+
+    kind = "weights"
 
     def __init__(self, weights: Weights, reference: Source) -> None:
         self.weights = weights
+        self.specs = specs_of(weights)
         self._reference = reference
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all tensors."""
+        return sum(spec.size for spec in self.specs.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(spec.nbytes for spec in self.specs.values())
 
     def for_task(self, task: Task) -> Predictor:
         """Refuse: without a family nothing is known of how the model runs.
@@ -35,12 +49,7 @@ class PlainWeights:
 
     def save(self, folder: Path) -> None:
         """Write a folder of safetensors, with the configuration and tokenizer of the base where it has them."""
-        specs: list[TensorSpec] = list(specs_of(self.weights).values())
-        with CheckpointWriter(
-            folder, specs, metadata={}, finish=lambda made: copy_other_files(self._reference, made, "base")
-        ) as writer:
-            for spec in specs:
-                writer.write(spec.name, as_bytes(self.weights[spec.name]))
+        save_weights(folder, self.specs, lambda name: as_bytes(self.weights[name]), self._reference)
 
 
 def family_of(pool: Pool) -> Family:
@@ -52,16 +61,16 @@ def family_of(pool: Pool) -> Family:
     return family_for(pool.reference.config) if pool.family == "auto" else family_named(pool.family)
 
 
-def fused_weights(weights: Weights, pool: Pool) -> Fused:
+def fused_weights(weights: Weights, pool: Pool, device: Device = "cpu") -> Fused:
     """Return merged tensors as a fused model; without a family they can only be used and saved."""
     try:
         family = family_of(pool)
     except ConfigError:
         return PlainWeights(weights, pool.reference)
-    return FusedWeights(weights, family, pool.reference)
+    return FusedWeights(weights, family, pool.reference, device=device)
 
 
-def fused_reference(name: str, pool: Pool) -> Fused:
+def fused_reference(name: str, pool: Pool, device: Device = "cpu") -> Fused:
     """Return the model of a reference row: the base, each expert on its own task, or the one trained on all.
 
     Raises:
@@ -74,9 +83,9 @@ def fused_reference(name: str, pool: Pool) -> Fused:
         lazy: Mapping[str, Weights | Callable[[], Weights]] = {
             task: LazyWeights(pool.experts[expert]) for task, expert in own.items()
         }
-        return PerTask(lazy, family_of(pool), pool.reference)
+        return PerTask(lazy, family_of(pool), pool.reference, device=device)
     source = pool.base if name == "pretrained" else pool.mtl
     if source is None:
         fix = "name one with base=REF" if name == "pretrained" else "the suite has none; make one: fusionbench finetune"
         raise ConfigError(f"{name}: there is no such model in this pool; {fix}.")
-    return fused_weights(LazyWeights(source), pool)
+    return fused_weights(LazyWeights(source), pool, device)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fusionbench.errors import FusionBenchError
 from fusionbench.families import Batch, Family, load_module
-from fusionbench.mixing.fused import Device, FusedWeights
+from fusionbench.mixing.fused import Device, FusedWeights, predictor
 from fusionbench.tasks import Predictor, Task
 from fusionbench.weights.headers import Source
+from fusionbench.weights.partial import whole_folder
 from fusionbench.weights.tensors import LazyWeights
 
 Combine = Callable[[Sequence[Tensor]], Tensor]
@@ -25,6 +26,8 @@ class Ensemble:
     Attributes:
         members: checkpoints by name.
     """
+
+    kind = "ensemble"
 
     def __init__(
         self,
@@ -52,6 +55,19 @@ class Ensemble:
         self._family, self._base, self._combine, self._device = family, base, combine, device
         self._about, self._resident = dict(about), resident
 
+    @property
+    def parameters(self) -> int:
+        """Entries of all members."""
+        return sum(self._saved(source).parameters for source in self.members.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all members."""
+        return sum(self._saved(source).bytes for source in self.members.values())
+
+    def _saved(self, source: Source) -> FusedWeights:
+        return FusedWeights(LazyWeights(source), self._family, self._base)
+
     @cached_property
     def _modules(self) -> list[torch.nn.Module]:
         return [self._load(source) for source in self.members.values()]
@@ -64,15 +80,16 @@ class Ensemble:
         """Return the combination of all members' predictors for a task.
 
         Raises:
+            Skipped: where the task is for another family.
             FusionBenchError: where a member's output is not one row of class scores an example.
         """
-        bound = [task.bind(module) for module in self._modules] if self._resident else None
+        bound = [self._bound(task, module) for module in self._modules] if self._resident else None
 
         def predict(batch: Batch) -> Tensor:
             if bound is not None:
                 outputs = [member(batch) for member in bound]
             else:
-                outputs = [task.bind(self._load(source))(batch) for source in self.members.values()]
+                outputs = [self._bound(task, self._load(source))(batch) for source in self.members.values()]
             shapes = {tuple(output.shape) for output in outputs if isinstance(output, Tensor)}
             if len(shapes) != 1 or len(next(iter(shapes))) != 2 or not all(isinstance(o, Tensor) for o in outputs):
                 raise FusionBenchError(
@@ -82,14 +99,17 @@ class Ensemble:
 
         return predict
 
+    def _bound(self, task: Task, module: torch.nn.Module) -> Predictor:
+        return predictor(task, self._family, module, self._device)
+
     def save(self, folder: Path) -> None:
         """Write each member into `folder/members/<name>`, and `ensemble.json`, which says how they are combined.
 
         Raises:
             OutputError: where the folder exists.
         """
-        for name, source in self.members.items():
-            FusedWeights(LazyWeights(source), self._family, self._base).save(folder / "members" / name)
-        (folder / "ensemble.json").write_text(
-            json.dumps({"members": list(self.members), **self._about}, indent=1) + "\n"
-        )
+        with whole_folder(folder) as made:
+            for name, source in self.members.items():
+                self._saved(source).save(made / "members" / name)
+            about = {"members": list(self.members), **self._about}
+            (made / "ensemble.json").write_text(json.dumps(about, indent=1) + "\n")

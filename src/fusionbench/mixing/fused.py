@@ -1,7 +1,5 @@
 """What a fusion gives: something that predicts for any task, and that can be written to disk."""
 
-import json
-import shutil
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,13 +8,14 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import FusionBenchError, IncompatibleModels, OutputError
+from fusionbench.errors import FusionBenchError, IncompatibleModels, MissingHead, OutputError
 from fusionbench.families import Batch, Family, load_module, specs_of
-from fusionbench.merge import copy_other_files
+from fusionbench.mixing.stored import as_wanted, rounded, save_weights
 from fusionbench.tasks import Output, Predictor, Task
+from fusionbench.weights.companions import copy_companions
 from fusionbench.weights.headers import Source, TensorSpec
-from fusionbench.weights.tensors import Weights, as_bytes
-from fusionbench.weights.writer import PARTIAL, CheckpointWriter, written_to
+from fusionbench.weights.partial import whole_folder
+from fusionbench.weights.tensors import LazyWeights, Weights, as_bytes
 
 Device = torch.device | str
 
@@ -46,12 +45,33 @@ class Fused(Protocol):
         ...
 
 
+@runtime_checkable
+class Measured(Protocol):
+    """A fused model that says what it is and how large; a report has it.
+
+    Attributes:
+        kind: weights, per_task, ensemble or module.
+        parameters: entries of all tensors that make it up.
+        bytes: size of these as they are stored.
+    """
+
+    @property
+    def kind(self) -> str: ...  # noqa: D102
+    @property
+    def parameters(self) -> int: ...  # noqa: D102
+    @property
+    def bytes(self) -> int: ...  # noqa: D102
+
+
 class FusedWeights:
     """One set of weights for all tasks: what merging gives.
 
     Attributes:
         weights: the fused tensors.
+        specs: of every tensor that is saved, by canonical name: the base's, and in their place the fused.
     """
+
+    kind = "weights"
 
     def __init__(self, weights: Weights, family: Family, base: Source, *, device: Device = "cpu") -> None:
         """Hold weights against the base; nothing is loaded before a task asks.
@@ -74,6 +94,39 @@ class FusedWeights:
         if any(problems):
             raise IncompatibleModels("\n".join(["The fused weights do not fit their base:", *filter(None, problems)]))
         self._given = given
+        self.specs = {**base.specs, **{name: specs[own]._replace(name=name) for name, own in given.items()}}
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all tensors."""
+        return sum(spec.size for spec in self.specs.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(spec.nbytes for spec in self.specs.values())
+
+    def on(self, device: Device) -> "FusedWeights":
+        """Return the same weights, to be run on a device."""
+        return FusedWeights(self.weights, self._family, self._base, device=device)
+
+    def cast(self, dtype: str) -> "FusedWeights":
+        """Return the weights in the kind of number that `output.dtype` names, rounded once: what is written and run.
+
+        Args:
+            dtype: "base" for the kind of each of the base's tensors, else one for all floating-point tensors.
+
+        Raises:
+            NotFinite: where a result holds NaN or Inf, or is too large for its kind.
+        """
+        wanted = {name: as_wanted(spec, dtype) for name, spec in self._base.specs.items()}
+        if isinstance(self.weights, LazyWeights) and self.specs == wanted:
+            return self
+        fused = {name: rounded(self.weights[own], wanted[name]) for name, own in self._given.items()}
+        rest = [name for name, spec in wanted.items() if name not in fused and spec != self._base.specs[name]]
+        base = LazyWeights(self._base)
+        fused |= {name: rounded(base[name], wanted[name], may_be_infinite=True) for name in rest}
+        return FusedWeights(fused, self._family, self._base, device=self._device)
 
     @cached_property
     def module(self) -> nn.Module:
@@ -82,22 +135,22 @@ class FusedWeights:
 
     def for_task(self, task: Task) -> Predictor:
         """Return the task's head over the module, which all tasks share."""
-        return _predictor(task, self._family, self.module, self._device)
+        return predictor(task, self._family, self.module, self._device)
 
     def save(self, folder: Path) -> None:
         """Write a folder that plain transformers loads: weights, configuration, tokenizer and processor of the base."""
-        specs, fused = dict(self._base.specs), specs_of(self.weights)
-        specs |= {name: fused[own]._replace(name=name) for name, own in self._given.items()}
-        with CheckpointWriter(
-            folder, list(specs.values()), metadata={}, finish=lambda made: _finish(made, self._base)
-        ) as writer:
-            for name in specs:
-                own = self._given.get(name)
-                writer.write(name, self._base.read(name) if own is None else as_bytes(self.weights[own]))
+
+        def content(name: str) -> memoryview:
+            own = self._given.get(name)
+            return self._base.read(name) if own is None else as_bytes(self.weights[own])
+
+        save_weights(folder, self.specs, content, self._base)
 
 
 class PerTask:
     """Weights of its own for each task: experts as they are, masked or modulated models."""
+
+    kind = "per_task"
 
     def __init__(
         self,
@@ -120,6 +173,20 @@ class PerTask:
         self._weights, self._shared = weights, shared
         self._family, self._base, self._device = family, base, device
 
+    @property
+    def parameters(self) -> int:
+        """Entries of all models; each is of the base's form."""
+        return self._copies * sum(spec.size for spec in self._base.specs.values())
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all models, in the base's kinds of number."""
+        return self._copies * sum(spec.nbytes for spec in self._base.specs.values())
+
+    @property
+    def _copies(self) -> int:
+        return len(self._weights) + (self._shared is not None)
+
     def for_task(self, task: Task) -> Predictor:
         """Return the predictor of the task's own model, else of the shared one.
 
@@ -137,10 +204,11 @@ class PerTask:
 
     def save(self, folder: Path) -> None:
         """Write one model a task into `folder/tasks/<task>`, and the shared one into `folder/shared`."""
-        for name, weights in self._weights.items():
-            self._model(weights).save(folder / "tasks" / name)
-        if self._shared is not None:
-            self._model(self._shared).save(folder / "shared")
+        with whole_folder(folder) as made:
+            for name, weights in self._weights.items():
+                self._model(weights).save(made / "tasks" / name)
+            if self._shared is not None:
+                self._model(self._shared).save(made / "shared")
 
     def _model(self, weights: Weights | Callable[[], Weights]) -> FusedWeights:
         made = weights if isinstance(weights, Mapping) else weights()
@@ -153,6 +221,8 @@ class FusedModule:
     Attributes:
         module: in eval mode.
     """
+
+    kind = "module"
 
     def __init__(
         self, module: nn.Module, family: Family, base: Source | None = None, *, device: Device = "cpu"
@@ -168,9 +238,23 @@ class FusedModule:
         self.module = module.to(device).eval()
         self._family, self._base, self._device = family, base, device
 
+    @property
+    def parameters(self) -> int:
+        """Entries of the module's parameters and buffers, those that are tied once."""
+        return sum(tensor.numel() for tensor in self._held)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of these."""
+        return sum(tensor.nbytes for tensor in self._held)
+
+    @property
+    def _held(self) -> list[Tensor]:
+        return [*self.module.parameters(), *self.module.buffers()]
+
     def for_task(self, task: Task) -> Predictor:
         """Return the task's head over the module."""
-        return _predictor(task, self._family, self.module, self._device)
+        return predictor(task, self._family, self.module, self._device)
 
     def save(self, folder: Path) -> None:
         """Write the module as Hugging Face does.
@@ -181,15 +265,10 @@ class FusedModule:
         write = getattr(self.module, "save_pretrained", None)
         if write is None:
             raise OutputError(f"A {type(self.module).__name__} is no model that Hugging Face can save and load.")
-        if folder.exists():
-            raise OutputError(f"{folder} exists; nothing is written over. Choose another folder or remove it.")
-        partial = folder.with_name(folder.name + PARTIAL)
-        shutil.rmtree(partial, ignore_errors=True)
-        with written_to(folder):
-            write(partial)
+        with whole_folder(folder) as made:
+            write(made)
             if self._base is not None:
-                copy_other_files(self._base, partial, "base")
-            partial.rename(folder)
+                copy_companions(self._base, made)
 
 
 def _misfit(base: Source, name: str, spec: TensorSpec) -> str:
@@ -201,17 +280,20 @@ def _misfit(base: Source, name: str, spec: TensorSpec) -> str:
     return ""
 
 
-def _predictor(task: Task, family: Family, module: nn.Module, device: Device) -> Predictor:
+def predictor(task: Task, family: Family, module: nn.Module, device: Device) -> Predictor:
+    """Return a task's head over a module that lies on a device; batches are moved there.
+
+    Raises:
+        Skipped: where the task is for another family, or has no head.
+    """
     if task.family.name != family.name:
         raise Skipped(f"{task.name} is a task for the family {task.family.name!r}, the model is {family.name!r}.")
-    predict = task.bind(module)
+    try:
+        predict = task.bind(module)
+    except MissingHead as reason:
+        raise Skipped(str(reason)) from None
 
     def moved(batch: Batch) -> Output:
         return predict({name: item.to(device) if isinstance(item, Tensor) else item for name, item in batch.items()})
 
     return moved
-
-
-def _finish(folder: Path, base: Source) -> None:
-    (folder / "config.json").write_text(json.dumps(dict(base.config), indent=2, sort_keys=True) + "\n")
-    copy_other_files(base, folder, "base")

@@ -7,7 +7,7 @@ from typing import Any
 from fusionbench.errors import ConfigError
 from fusionbench.overrides.grammar import Override, parse
 
-GROUPS = ("suite", "method")
+GROUPS = ("suite", "method", "vocabulary")
 """Keys whose plain value names a thing with keys of its own; they are applied before all others."""
 
 
@@ -59,6 +59,10 @@ def _spelled_out(path: tuple[str, ...], value: Any) -> Any:
         return value
     if path == ("suite",) or (path[0] == "method" and set(path[1:]) <= {"inner"}):
         return {"name": value}
+    if path == ("runtime", "launcher"):
+        return {"name": value}
+    if path == ("vocabulary",):
+        return {"source": value}
     return {"model": value} if path[0] == "experts" and len(path) == 2 else value
 
 

@@ -1,26 +1,32 @@
 """Score a fused model on every task of a setting, each split read once, finished tasks never again."""
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from fusionbench.config import SuiteConfig, TasksConfig
+from fusionbench.config import RuntimeConfig, SuiteConfig, TasksConfig
+from fusionbench.errors import ConfigError
 from fusionbench.merge import Progress, silent
-from fusionbench.mixing import Fused, Skipped
-from fusionbench.mixing.build import fused_weights
+from fusionbench.mixing import Fused, Measured, Skipped
+from fusionbench.mixing.assemble import opened
+from fusionbench.mixing.mixed import MixedModel
+from fusionbench.mixing.variants import Variants
 from fusionbench.records import MethodRef, MetricInfo, ModelFacts, Report, Score, SuiteRef, TaskScore, Variant
 from fusionbench.registry import methods
+from fusionbench.run.folder import MODEL, REPORT
 from fusionbench.run.rows import read_rows, write_rows
-from fusionbench.run.setting import Setting, setting_of_suite
+from fusionbench.run.setting import INDIVIDUAL, Setting, setting_of_suite
 from fusionbench.run.whole import Left, describe_left
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.tasks import Task, evaluate
 from fusionbench.tasks.base import Rows
 from fusionbench.tasks.base import Score as TaskResult
-from fusionbench.weights.checks import fit
+from fusionbench.weights.adapters import is_adapter, open_adapter
+from fusionbench.weights.devices import device_named
 from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
-from fusionbench.weights.tensors import LazyWeights
 
 logger = logging.getLogger(__name__)
 
@@ -60,9 +66,8 @@ def score(setting: Setting, fused: Fused, folder: Path | None = None, progress: 
         progress(f"evaluating {task.name}", done, len(tasks))
         seen = task.name in setting.seen
         kept = folder / f"{task.name}.parquet" if folder is not None else None
-        if kept is not None and kept.is_file():
-            rows = read_rows(kept)
-            found.add(task, scores_of(task, rows), seen=seen)
+        if kept is not None and (scores := _kept_scores(task, kept)) is not None:
+            found.add(task, scores, seen=seen)
             continue
         try:
             result = evaluate(fused, task, asked.split, limit=asked.limit, keep_rows=kept is not None)
@@ -76,6 +81,17 @@ def score(setting: Setting, fused: Fused, folder: Path | None = None, progress: 
     return found
 
 
+def _kept_scores(task: Task, file: Path) -> dict[str, TaskResult] | None:
+    """Return a task's scores from the rows of an earlier attempt; None where there are none, or they are damaged."""
+    if not file.is_file():
+        return None
+    try:
+        return scores_of(task, read_rows(file))
+    except (ValueError, KeyError, StopIteration, IndexError, OSError) as error:
+        logger.warning("%s is damaged and is made again: %s", file, error)
+        return None
+
+
 def scores_of(task: Task, rows: Rows) -> dict[str, TaskResult]:
     """Return a task's scores by metric, computed from its rows."""
     count = len(next(iter(rows.values())))
@@ -86,11 +102,33 @@ def scores_of(task: Task, rows: Rows) -> dict[str, TaskResult]:
     return found
 
 
-def report_of(setting: Setting, scored: Scored, model: ModelFacts | None, left: Left) -> Report:
-    """Return the report of a run's scores."""
+class Row(NamedTuple):
+    """One model of a run: what tells it from the others (None where there are none), its scores, kind and size."""
+
+    label: str | None
+    scored: Scored
+    model: ModelFacts | None
+
+
+def score_all(setting: Setting, fused: Fused, folder: Path | None = None, progress: Progress = silent) -> list[Row]:
+    """Return the scores of a fused model, or of each of its variants, whose rows are kept in folders of their own."""
+    if not isinstance(fused, Variants):
+        return [Row(None, score(setting, fused, folder, progress), facts_of(fused))]
+    rows = []
+    for label, model in fused.models.items():
+        place = folder / label if folder is not None else None
+        if place is not None:
+            place.mkdir(parents=True, exist_ok=True)
+        rows.append(Row(label, score(setting, model, place, progress), facts_of(model)))
+    return rows
+
+
+def report_of(setting: Setting, rows: Sequence[Row], left: Left) -> Report:
+    """Return the report of a run's scores; what is skipped is the first row's."""
     recipe = setting.recipe
     suite = setting.suite
-    variant = Variant.build(scored.scores, scored.metrics, individual=setting.individual(), model=model)
+    scored = rows[0].scored
+    variants = [_variant(setting, row) for row in rows]
     return Report.build(
         identity=setting.identity(),
         suite=SuiteRef(name=suite.suite.name, size=suite.size, seed=suite.seed, build=suite.build) if suite else None,
@@ -101,31 +139,80 @@ def report_of(setting: Setting, scored: Scored, model: ModelFacts | None, left: 
             params=recipe.method.params,
             compat=recipe.method.compat,
         ),
-        variants=[variant],
+        variants=variants,
         metrics=scored.metrics,
-        inputs=setting.pool.fingerprints(),
+        inputs=setting.inputs(),
         skipped=scored.skipped,
-        **describe_left(left),
+        **_data_used(setting, left),
         notes=(*setting.notes, *left.notes),
     )
 
 
-def evaluate_model(model: str, suite: SuiteConfig, tasks: TasksConfig, progress: Progress = silent) -> Report:
+def _data_used(setting: Setting, left: Left) -> dict[str, Any]:
+    """Return what the report says of the data that a method looked at, a corruption of them included."""
+    tasks = setting.recipe.tasks
+    if tasks.corruption is None:
+        return describe_left(left)
+    change = {"corruption": f"{tasks.corruption}, severity {tasks.severity}"}
+    uses = describe_left(left).items()
+    return {key: use.model_copy(update=change) if use and use.split != "train" else use for key, use in uses}
+
+
+def _variant(setting: Setting, row: Row) -> Variant:
+    scores = row.scored.scores
+    alone = {
+        task: setting.recorded[task][score.primary]
+        for task, score in scores.items()
+        if score.primary in setting.recorded.get(task, {})
+    }
+    return Variant.build(scores, row.scored.metrics, individual=alone or None, label=row.label, model=row.model)
+
+
+def evaluate_model(
+    model: str,
+    suite: SuiteConfig,
+    tasks: TasksConfig,
+    progress: Progress = silent,
+    *,
+    runtime: RuntimeConfig | None = None,
+) -> Report:
     """Return the report of one model, a folder, a file or a hub id, on a suite's tasks.
+
+    Its identity is that of the model and of what it was scored on; its method is the one that the model says it was
+    made by, else "model".
 
     Raises:
         FusionBenchError: where the model or the suite is not there, or they do not fit.
     """
     setting = setting_of_suite(suite, tasks, progress)
-    source = open_source(model)
-    fit(setting.pool.reference, {model: source}, tower=setting.pool.tower)
-    scored = score(setting, fused_weights(LazyWeights(source), setting.pool), progress=progress)
-    report = report_of(setting, scored, facts_of(source), Left(notes=[f"the model evaluated is {model}"]))
-    return report.model_copy(update={"inputs": {"model": source.fingerprint()}})
+    source = open_adapter(model, setting.pool.base, "dense") if is_adapter(model) else open_source(model)
+    device = device_named((runtime or setting.recipe.runtime).device)
+    fused = opened(source, setting.pool, device)
+    rows = score_all(setting, fused, progress=progress)
+    report = report_of(setting, rows, Left(notes=[f"the model evaluated is {model}"]))
+    inputs = {name: digest for name, digest in setting.inputs().items() if name in ("base", INDIVIDUAL)}
+    inputs |= {"model": source.fingerprint()}
+    found = {"inputs": inputs, "identity": setting.identity(inputs), "method": made_by(source)}
+    return report.model_copy(update=found)
 
 
-def facts_of(source: Source, kind: str = "weights", copies: int = 1) -> ModelFacts:
-    """Return kind and size of a model of the form of `source`, or of so many of them."""
-    parameters = sum(spec.size for spec in source.specs.values())
-    size = sum(spec.nbytes for spec in source.specs.values())
-    return ModelFacts(kind=kind, parameters=copies * parameters, bytes=copies * size)
+def made_by(source: Source) -> MethodRef:
+    """Return the method that a checkpoint was made by: as its header or the report of its run says, else "model"."""
+    folder = source.folder
+    try:
+        if folder is not None and folder.name == MODEL and (folder.parent / REPORT).is_file():
+            return Report.load(folder.parent).method
+        header = json.loads(getattr(source, "metadata", {}).get("fusionbench", "{}"))
+        params = dict(header["recipe"]["method"])
+        name, compat = params.pop("name"), params.pop("compat", None)
+        return MethodRef(name=name, version=header["versions"][name], params=params, compat=compat)
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError):
+        return MethodRef(name="model")
+
+
+def facts_of(fused: Fused) -> ModelFacts | None:
+    """Return kind and size of a fused model, where it says them."""
+    if not isinstance(fused, Measured):
+        return None
+    learned = fused.trainable if isinstance(fused, MixedModel) else 0
+    return ModelFacts(kind=fused.kind, parameters=fused.parameters, trainable=learned, bytes=fused.bytes)

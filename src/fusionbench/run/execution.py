@@ -8,20 +8,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 
-from fusionbench.algorithm import Algorithm
 from fusionbench.config import Recipe
-from fusionbench.errors import ConfigError, Interrupted, OutputError
-from fusionbench.merge import Pool, Progress, merge, silent
-from fusionbench.mixing import Fused
-from fusionbench.mixing.build import fused_weights
-from fusionbench.records import ModelFacts, Report, RunInfo
+from fusionbench.errors import CheckpointError, ConfigError, FusionBenchError, Interrupted, OutputError
+from fusionbench.merge import Pool, Progress, merge, plan_of_recipe, run_recipe_plan, silent
+from fusionbench.mixing import Fused, FusedWeights
+from fusionbench.mixing.assemble import opened
+from fusionbench.mixing.build import fused_reference, fused_weights
+from fusionbench.mixing.mixed import MixedModel
+from fusionbench.records import Report, RunInfo
 from fusionbench.registry import methods
-from fusionbench.run.evaluation import facts_of, report_of, score
-from fusionbench.run.folder import MODEL, TASKS, State, begin, default_folder, locked, state_of
+from fusionbench.run.adapters import fuse_adapters
+from fusionbench.run.evaluation import report_of, score_all
+from fusionbench.run.folder import MODEL, TASKS, State, begin, default_folder, locked, state_of, withdraw
+from fusionbench.run.rebuild import fuse_rebuilt
+from fusionbench.run.recalibration import recalibrated
 from fusionbench.run.setting import Setting, resolve
-from fusionbench.run.whole import Left, fuse_whole, read_left, with_collected, write_left
+from fusionbench.run.whole import Left, bench_of, fuse_whole, read_left, with_collected, write_left
+from fusionbench.weights.devices import device_named
+from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
-from fusionbench.weights.tensors import LazyWeights
+from fusionbench.weights.tensors import MemorySink
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +87,39 @@ def run(
     with locked(folder):
         state = state_of(folder, identity, force=force)
         if state is State.finished:
-            return RunResult(folder, Report.load(folder), reused=True)
+            return RunResult(folder, _report_in(folder), reused=True)
         begin(folder, recipe, identity)
         try:
             return RunResult(folder, _make(setting, folder, clock, progress), reused=False)
+        except FusionBenchError:
+            withdraw(folder)
+            raise
         except KeyboardInterrupt:
             raise Interrupted(f"Stopped. What is finished is kept in {folder}; the same command goes on.") from None
+
+
+def _report_in(folder: Path) -> Report:
+    """Return the report of a finished run.
+
+    Raises:
+        ConfigError: where it is damaged, with the fix.
+    """
+    try:
+        return Report.load(folder)
+    except FusionBenchError as error:
+        raise ConfigError(f"{error} Add --force to make the run anew.") from None
+
+
+def _model_in(folder: Path) -> Source:
+    """Return the model that an earlier attempt wrote.
+
+    Raises:
+        CheckpointError: where it is damaged, with the fix.
+    """
+    try:
+        return open_source(folder / MODEL)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} It is this run's own model: add --force to make the run anew.") from None
 
 
 def check_apart(folder: Path, pool: Pool) -> None:
@@ -118,16 +151,17 @@ def _make(setting: Setting, folder: Path, clock: _Clock, progress: Progress) -> 
     recipe = setting.recipe
     with clock.phase("fuse"):
         fused, passes, left = _fuse(setting, folder, progress)
+        fused = recalibrated(setting, fused, folder, left, progress)
     with clock.phase("evaluate"):
-        scored = score(setting, fused, folder / TASKS, progress)
-    report = report_of(setting, scored, _facts(setting), left)
+        rows = score_all(setting, fused, folder / TASKS, progress)
+    report = report_of(setting, rows, left)
     threads = recipe.runtime.threads
     info = RunInfo.capture(
         started=clock.started,
         phases=clock.phases,
         command=("fusionbench", *sys.argv[1:]),
         passes=passes,
-        device=recipe.runtime.device,
+        device=str(device_named(recipe.runtime.device)),
         threads=threads,
     )
     info.save(folder)
@@ -138,38 +172,43 @@ def _make(setting: Setting, folder: Path, clock: _Clock, progress: Progress) -> 
 def _fuse(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, int | None, Left]:
     """Return the fused model, how often the inputs were read, and what the method told the report."""
     recipe = setting.recipe
-    algorithm = Algorithm(recipe.method, recipe.seed, recipe.batch_norm)
-    kind, place = algorithm.entry.kind, folder / MODEL
-    if kind == "whole":
+    entry, device = methods[recipe.method.name], device_named(recipe.runtime.device)
+    if entry.kind == "whole":
         return _fuse_whole(setting, folder, progress)
-    if kind == "reference":
-        return algorithm(setting.pool), None, Left()
-    passes = None
+    if entry.kind == "rebuild":
+        return fuse_rebuilt(setting, folder, progress)
+    if entry.kind == "reference":
+        kept = (
+            []
+            if recipe.output.dtype == "base"
+            else [f"output.dtype={recipe.output.dtype}: these models are as they are"]
+        )
+        return fused_reference(entry.name, setting.pool, device), None, Left(notes=kept)
+    if setting.adapters is not None:
+        return fuse_adapters(setting, setting.adapters, folder, progress)
+    place = folder / MODEL
     if place.exists():
-        left = read_left(folder)
-    else:
-        setting, left = with_collected(setting, folder, progress)
-        if not recipe.output.model:
-            return algorithm(setting.pool), None, left
-        passes = merge(recipe, place, progress, setting.pool).passes
-    return fused_weights(LazyWeights(open_source(place)), setting.pool), passes, left
+        return opened(_model_in(folder), setting.pool, device), None, read_left(folder)
+    bench, left = with_collected(bench_of(setting, folder, progress))
+    plan = plan_of_recipe(recipe, bench.pool)
+    left.notes += [note for note in plan.notes if note not in left.notes]
+    if left.used or left.notes:
+        write_left(folder, left)
+    if recipe.output.model:
+        passes = merge(recipe, place, progress, bench.pool).passes
+        return opened(open_source(place), setting.pool, device), passes, left
+    sink = MemorySink([step.output for step in plan])
+    passes = run_recipe_plan(plan, recipe.method, recipe.runtime, sink, progress)
+    return fused_weights(sink.weights, setting.pool, device), passes, left
 
 
 def _fuse_whole(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, int | None, Left]:
     """Run a method that looks at data; merged weights that an earlier attempt wrote are read instead."""
     place = folder / MODEL
-    ensemble = methods[setting.recipe.method.name].category == "ensemble"
-    if place.exists() and not ensemble:
-        return fused_weights(LazyWeights(open_source(place)), setting.pool), None, read_left(folder)
-    fused, left = fuse_whole(setting, folder, progress)
+    if place.exists() and (left := read_left(folder)).kind in (FusedWeights.kind, MixedModel.kind):
+        return opened(_model_in(folder), setting.pool, device_named(setting.recipe.runtime.device)), None, left
+    fused, left = fuse_whole(bench_of(setting, folder, progress))
     write_left(folder, left)
     if setting.recipe.output.model and not place.exists():
         fused.save(place)
     return fused, None, left
-
-
-def _facts(setting: Setting) -> ModelFacts:
-    """Return kind and size of a run's model; members of an ensemble, and of the row *individual*, count together."""
-    entry = methods[setting.recipe.method.name]
-    kind = "per_task" if entry.name == "individual" else "ensemble" if entry.category == "ensemble" else "weights"
-    return facts_of(setting.pool.reference, kind, 1 if kind == "weights" else len(setting.pool.experts))

@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 from fusionbench.config import Recipe
 from fusionbench.errors import OutputError
 from fusionbench.records import write_whole
-from fusionbench.weights.writer import PARTIAL, written_to
+from fusionbench.weights.partial import written_to
 
 RECIPE, MODEL, TASKS, REPORT = "recipe.yaml", "model", "tasks", "report.json"
 MARK = "# fusionbench identity: "
@@ -38,7 +38,7 @@ def state_of(folder: Path, identity: str, *, force: bool) -> State:
     Raises:
         OutputError: where the folder holds another run, or files that are not ours.
     """
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(_unfinished(path) for path in folder.iterdir())):
         return State.new
     held = identity_in(folder)
     if held is None:
@@ -54,11 +54,16 @@ def state_of(folder: Path, identity: str, *, force: bool) -> State:
     return State.finished if (folder / REPORT).is_file() else State.unfinished
 
 
+def _unfinished(path: Path) -> bool:
+    """Whether this is a recipe that a killed process had not put under its name yet."""
+    return path.name.startswith(f".{RECIPE}.")
+
+
 def identity_in(folder: Path) -> str | None:
     """Return the identity of the run that a folder holds; None where it is none of ours."""
     try:
-        first = (folder / RECIPE).read_text().partition("\n")[0]
-    except OSError:
+        first = (folder / RECIPE).read_text(encoding="utf-8").partition("\n")[0]
+    except (OSError, UnicodeError):
         return None
     return first.removeprefix(MARK) if first.startswith(MARK) else None
 
@@ -67,9 +72,15 @@ def begin(folder: Path, recipe: Recipe, identity: str) -> None:
     """Make the folder and write its recipe, by which it is known."""
     with written_to(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / TASKS).mkdir(exist_ok=True)
-        shutil.rmtree(folder / f"{MODEL}{PARTIAL}", ignore_errors=True)
         write_whole(folder / RECIPE, f"{MARK}{identity}\n{recipe.to_yaml()}")
+        (folder / TASKS).mkdir(exist_ok=True)
+
+
+def withdraw(folder: Path) -> None:
+    """Remove what `begin` made, where nothing has come to it since: a mistake that was found late leaves nothing."""
+    held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    if held == {RECIPE, TASKS} and not any((folder / TASKS).iterdir()):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -83,7 +94,12 @@ def locked(folder: Path) -> Iterator[None]:
         folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
     try:
-        with lock.acquire(timeout=0):
-            yield
+        with written_to(folder):
+            held = lock.acquire(timeout=0)
     except Timeout:
+        if not Path(lock.lock_file).exists():
+            # Some places, such as /proc, let nobody write and say so in no other way.
+            raise OutputError(f"{folder} cannot be written. Choose another folder.") from None
         raise OutputError(f"Another process is writing {folder}. Wait for it, or choose another folder.") from None
+    with held:
+        yield

@@ -1,21 +1,26 @@
 """From a recipe to what it speaks of: opened models, the tasks to score, and what names the run. No torch here."""
 
+import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from fusionbench.algorithm import open_models
 from fusionbench.config import Recipe, SuiteConfig, TasksConfig, identity
-from fusionbench.errors import ConfigError
-from fusionbench.merge import Pool, Progress, open_pool, tower_of, with_statistics
+from fusionbench.errors import CheckpointError, ConfigError
+from fusionbench.merge import Pool, Progress, open_pool, with_statistics
 from fusionbench.registry import families, methods, suggestion
 from fusionbench.suites.load import load_suite
-from fusionbench.suites.model import ResolvedSuite
+from fusionbench.suites.model import ModelPool, ResolvedSuite, TaskPool
+from fusionbench.suites.opening import open_models
+from fusionbench.suites.paper import check_origins
+from fusionbench.weights.adapters import AdaptedSource
+from fusionbench.weights.companions import RECORD
 from fusionbench.weights.headers import Source
 
-RECORD = "fusionbench.json"
-"""What the fine-tuning left beside an expert."""
+INDIVIDUAL = "individual"
+"""What the experts' own scores are called among a report's inputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,9 @@ class Setting:
         tasks: description of each task to score, by name: the seen ones first.
         seen: names of the tasks that experts were trained on.
         notes: what the report should say of the suite.
+        recorded: by task, what the record of its own expert says of the whole test split, by metric.
+        adapters: with space=adapter, what is merged: the experts' adapters by themselves; `pool` then holds the models
+            that they make of the base.
     """
 
     recipe: Recipe
@@ -37,14 +45,16 @@ class Setting:
     tasks: Mapping[str, Mapping[str, Any]]
     seen: frozenset[str]
     notes: tuple[str, ...] = ()
+    recorded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    adapters: Pool | None = None
 
-    def individual(self) -> dict[str, float] | None:
-        """Return the primary value of each expert on its own task's whole test split, where their records say it."""
-        asked = self.recipe.tasks
-        if asked.limit is not None or asked.corruption is not None or asked.split != "test":
-            return None
-        found = {task: _recorded(self.pool.experts[name], task) for name, task in self.pool.tasks.items() if task}
-        return {task: value for task, value in found.items() if value is not None} or None
+    def inputs(self) -> dict[str, str]:
+        """Return a digest of all that goes into the numbers of the report, by name."""
+        found = self.pool.fingerprints()
+        if self.recorded:
+            text = json.dumps(self.recorded, sort_keys=True).encode()
+            found[INDIVIDUAL] = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        return found
 
     def family(self) -> str:
         """Return the name of the family that runs the models.
@@ -62,8 +72,8 @@ class Setting:
             f"No family runs models of the type {kind!r}, so they cannot be evaluated. Use merge, or family=."
         )
 
-    def identity(self) -> str:
-        """Return what names the run; see `fusionbench.config.identity`."""
+    def identity(self, inputs: Mapping[str, str] | None = None) -> str:
+        """Return what names the run, or the scoring of other inputs; see `fusionbench.config.identity`."""
         entry = methods[self.recipe.method.name]
         versions = {f"method {entry.name}": entry.version}
         if self.tasks:
@@ -72,19 +82,41 @@ class Setting:
             versions |= {f"task {task}": int(spec.get("version", 1)) for task, spec in self.tasks.items()}
         return identity(
             self.recipe,
-            inputs=self.pool.fingerprints(),
+            inputs=self.inputs() if inputs is None else inputs,
             versions=versions,
             build=self.suite.build if self.suite is not None else None,
         )
 
 
-def _recorded(expert: Source, task: str) -> float | None:
-    """Return the primary test score that an expert's own record has for a task."""
-    file = expert.folder / RECORD if expert.folder is not None else None
+def recorded_scores(pool: Pool, tasks: TasksConfig, wanted: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Return, by wanted task, the scores that its own expert's record has for the whole test split, by metric.
+
+    There are none where something else than the whole, clean test split is asked for.
+
+    Raises:
+        CheckpointError: where a record is damaged.
+    """
+    if tasks.limit is not None or tasks.corruption is not None or tasks.split != "test":
+        return {}
+    own = {task: pool.experts[name] for name, task in pool.tasks.items() if task is not None and task in wanted}
+    found = {task: _recorded(expert, task) for task, expert in own.items()}
+    return {task: scores for task, scores in found.items() if scores}
+
+
+def _recorded(expert: Source, task: str) -> dict[str, float]:
+    folder = expert.adapter_config.folder if isinstance(expert, AdaptedSource) else expert.folder
+    file = folder / RECORD if folder is not None else None
     if file is None or not file.is_file():
-        return None
-    scores = json.loads(file.read_text()).get("scores", {}).get(task, {}).get("test", {})
-    return next((float(value) for value in scores.values()), None)
+        return {}
+    try:
+        scores = json.loads(file.read_text(encoding="utf-8")).get("scores", {}).get(task, {}).get("test", {})
+        values = {str(metric): float(value) for metric, value in scores.items() if value is not None}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{file} is damaged: {error}. It holds the scores of {expert.label}, to which results are compared. Make "
+            "the model again, or remove that file; the report then has no normalised score."
+        ) from None
+    return {metric: value for metric, value in values.items() if math.isfinite(value)}
 
 
 def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
@@ -99,24 +131,37 @@ def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
         if recipe.tasks.seen or recipe.tasks.unseen:
             raise ConfigError("tasks: there is no suite to take them from. Add suite=NAME or suite=./mine.yaml.")
         return Setting(recipe, open_pool(recipe), None, {}, frozenset())
-    if recipe.tasks.corruption is not None:
-        raise ConfigError("tasks.corruption: corrupted inputs cannot be evaluated yet. Leave it out.")
-    suite = load_suite(recipe.suite, progress=progress)
+    suite = _corrupted(recipe, load_suite(recipe.suite, progress=progress))
+    check_origins(suite.suite)
     known = suite.suite.tasks.tasks
-    pool = _pool(recipe, suite)
+    suite = replace(suite, suite=suite.suite.with_models(_models(recipe, suite.suite.pool)))
+    pool = _pool(recipe, suite.suite.pool, known)
     own = dict.fromkeys(task for task in pool.tasks.values() if task is not None)
     seen = _chosen(recipe.tasks.seen, tuple(own), known, "tasks.seen")
     unseen = _chosen(recipe.tasks.unseen, suite.suite.unseen, known, "tasks.unseen")
     tasks = {name: known[name] for name in (*seen, *(name for name in unseen if name not in seen))}
-    return Setting(recipe, pool, suite, tasks, frozenset(seen), suite.notes)
+    recorded = recorded_scores(pool, recipe.tasks, seen)
+    adapters = _adapters(recipe, suite.suite.pool)
+    return Setting(recipe, pool, suite, tasks, frozenset(seen), suite.notes, recorded, adapters)
 
 
-def _pool(recipe: Recipe, suite: ResolvedSuite) -> Pool:
-    """Return the suite's models, with what the recipe names beside it in their place."""
-    if recipe.space == "adapter":
-        raise ConfigError("space=adapter gives an adapter, which no suite evaluates yet. Use merge, or space=dense.")
-    models = suite.suite.pool
-    known = suite.suite.tasks.tasks
+def _corrupted(recipe: Recipe, suite: ResolvedSuite) -> ResolvedSuite:
+    """Return a suite whose tasks look at corrupted images, and say so, where the recipe asks for them."""
+    tasks = recipe.tasks
+    if tasks.corruption is None:
+        return suite
+    change = {"name": tasks.corruption, "severity": tasks.severity, "seed": suite.seed or 0}
+    known = {name: {**spec, "corruption": change} for name, spec in suite.suite.tasks.tasks.items()}
+    changed = suite.suite.model_copy(update={"tasks": TaskPool(tasks=known)})
+    looked_at = (*suite.suite.seen, *suite.suite.unseen)
+    ready = [name for name in looked_at if tasks.corruption in known[name].get("corrupted_splits", {})]
+    source = f"; as published for {', '.join(ready)}, where only the test images are" if ready else ""
+    note = f"all images but those of training are corrupted: {tasks.corruption}, severity {tasks.severity}{source}"
+    return replace(suite, suite=changed, notes=(*suite.notes, note))
+
+
+def _models(recipe: Recipe, models: ModelPool) -> ModelPool:
+    """Return a suite's models, with what the recipe names beside it in their place."""
     given = models.model_dump()
     if recipe.base is not None:
         given["base"] = recipe.base
@@ -124,11 +169,35 @@ def _pool(recipe: Recipe, suite: ResolvedSuite) -> Pool:
         given["experts"] = {name: expert.model_dump() for name, expert in recipe.experts.items()}
     if recipe.family != "auto":
         given["family"] = recipe.family
-    merged = type(models).read(given, "The recipe's models")
-    opened = open_models(merged)
-    tasks = {name: merged.task_of(name, known) for name in merged.experts}
-    opened = replace(opened, tasks=tasks, tower=tower_of(opened.reference.config, merged.family))
-    return with_statistics(opened, recipe.method)
+    return ModelPool.read(given, "The recipe's models")
+
+
+def _pool(recipe: Recipe, models: ModelPool, known: Mapping[str, Any]) -> Pool:
+    tasks = {name: models.task_of(name, known) for name in models.experts}
+    # A default is no choice: (IA)³ asks for one.
+    space: Literal["dense"] | None = "dense" if "space" in recipe.model_fields_set else None
+    return with_statistics(replace(open_models(models, space), tasks=tasks), recipe.method)
+
+
+def _adapters(recipe: Recipe, models: ModelPool) -> Pool | None:
+    """Return the experts' adapters by themselves, where these are merged.
+
+    Raises:
+        ConfigError: where the method needs more than their numbers, or the merged adapter is not kept.
+    """
+    entry = methods[recipe.method.name]
+    if recipe.space != "adapter" or entry.kind == "reference":
+        return None
+    if entry.kind != "stream" or entry.needs:
+        raise ConfigError(
+            f"space=adapter: {entry.name} looks at models and data, and an adapter alone is no model. "
+            "Use space=dense, or a method that merges tensor by tensor, such as ties."
+        )
+    if not recipe.output.model:
+        raise ConfigError(
+            "space=adapter: the merged adapter has to be written to be put on the base: output.model=true."
+        )
+    return open_models(models, "adapter")
 
 
 def _chosen(
@@ -142,5 +211,5 @@ def _chosen(
 
 def setting_of_suite(suite: SuiteConfig, tasks: TasksConfig, progress: Progress | None = None) -> Setting:
     """Return the setting in which a model is scored on a suite: that of its pretrained row."""
-    document = {"suite": suite.model_dump(), "tasks": tasks.model_dump(), "method": "pretrained"}
+    document = {"suite": suite.model_dump(), "tasks": tasks.model_dump(), "method": "pretrained", "space": "dense"}
     return resolve(Recipe.read(document, "The evaluation"), progress)

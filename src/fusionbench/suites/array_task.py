@@ -19,6 +19,8 @@ from fusionbench.tasks import (
     open_vocabulary_task,
     task,
 )
+from fusionbench.tasks.classification import ClassificationTask
+from fusionbench.tasks.image_classes import image_classification
 from fusionbench.weights.headers import Source
 
 
@@ -64,21 +66,38 @@ def _load(path: Path) -> NDArray[Any]:
     return array
 
 
+@task("image_class_arrays")
+def array_classes_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> ClassificationTask:
+    """Image classification of NumPy arrays in a folder, scored by the head that was trained with the task's expert."""
+    names = _class_names(name, spec, "image_class_arrays")
+    return image_classification(name, spec, read_splits(Path(spec.dataset).expanduser()), names, family, base)
+
+
 @task("image_arrays")
 def array_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> ImageTask:
     """Image classification of NumPy arrays in a folder, scored by a frozen zero-shot head."""
-    if spec.class_names is None:
-        raise ConfigError(f"The task {name} is of the kind 'image_arrays', which brings no class_names. List them.")
-    useless = sorted({"config", "splits", "columns", "options"} & spec.model_fields_set)
-    if useless:
-        raise ConfigError(f"The task {name} is of the kind 'image_arrays', which takes no {', '.join(useless)}.")
+    names = _class_names(name, spec, "image_arrays")
     return open_vocabulary_task(
         name,
         read_splits(Path(spec.dataset).expanduser()),
-        class_names=spec.class_names,
+        class_names=names,
         templates=spec.templates,
         family=family,
         base=base,
         metrics=tuple(metric_named(metric) for metric in spec.metrics),
         version=spec.version,
     )
+
+
+def _class_names(name: str, spec: TaskSpec, kind: str) -> tuple[str, ...]:
+    """Return the class names of a task of arrays, which bring none themselves.
+
+    Raises:
+        ConfigError: where there are none, or the description says what arrays have no use for.
+    """
+    if spec.class_names is None:
+        raise ConfigError(f"The task {name} is of the kind {kind!r}, which brings no class_names. List them.")
+    useless = sorted({"config", "splits", "columns", "options"} & spec.model_fields_set)
+    if useless:
+        raise ConfigError(f"The task {name} is of the kind {kind!r}, which takes no {', '.join(useless)}.")
+    return spec.class_names

@@ -9,7 +9,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fusionbench.errors import Interrupted
-from fusionbench.weights.writer import written_to
+from fusionbench.weights.partial import written_to
 
 logger = logging.getLogger(__name__)
 PARTIAL = ".partial"

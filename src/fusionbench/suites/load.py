@@ -9,6 +9,7 @@ from typing import Any
 from fusionbench.config import SuiteConfig, read_document
 from fusionbench.errors import ConfigError
 from fusionbench.registry import suites
+from fusionbench.suites.content import digest_of_tasks
 from fusionbench.suites.model import ResolvedSuite, Suite
 from fusionbench.suites.registration import Progress
 
@@ -52,16 +53,26 @@ def _resolve(
     which: str | Path | Mapping[str, Any] | Suite, size: str, seed: int, progress: Progress | None
 ) -> ResolvedSuite:
     if isinstance(which, Suite):
-        return ResolvedSuite(which)
+        return _described(which)
     if isinstance(which, Mapping):
-        return ResolvedSuite(Suite.read(which, "The suite"))
+        return _described(Suite.read(which, "The suite"))
     if str(which).endswith((".yaml", ".yml")):
         path = Path(which).expanduser()
-        return ResolvedSuite(_anchored(Suite.read(read_document(path), str(which)), path.parent))
-    if isinstance(which, Path):
-        raise ConfigError(f"{which} is no suite's YAML: its name should end in .yaml or .yml.")
-    resolved: ResolvedSuite = suites[which].load()(size=size, seed=seed, progress=progress)
+        return _described(_anchored(Suite.read(read_document(path), str(which)), path.parent))
+    if not isinstance(which, str):
+        raise ConfigError(
+            f"{which!r} is no suite: give a registered name, the path of a YAML (.yaml or .yml), a Suite, or a mapping."
+        )
+    entry = suites[which]
+    # One function opens all suites that are only described: it has to be told which.
+    named = {"name": preset} if (preset := (entry.data or {}).get("preset")) else {}
+    resolved: ResolvedSuite = entry.load()(**named, size=size, seed=seed, progress=progress)
     return resolved
+
+
+def _described(suite: Suite) -> ResolvedSuite:
+    """Return a suite of the user's own; what its tasks are made of stands in the place of a build."""
+    return ResolvedSuite(suite, build=digest_of_tasks(suite))
 
 
 def _anchored(suite: Suite, folder: Path) -> Suite:
@@ -80,6 +91,7 @@ def _anchored(suite: Suite, folder: Path) -> Suite:
         for key in ("model", "adapter", "head"):
             expert[key] = anchor(expert[key])
     for task in document["tasks"]["tasks"].values():
-        if isinstance(task.get("dataset"), str):
-            task["dataset"] = anchor(task["dataset"])
+        for key in ("dataset", "head"):
+            if isinstance(task.get(key), str):
+                task[key] = anchor(task[key])
     return Suite.read(document, f"The suite {suite.name}")

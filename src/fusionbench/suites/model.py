@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from fusionbench.config import Config, ExpertConfig, parse_document
 from fusionbench.config.fields import Names, Text
 from fusionbench.errors import ConfigError
-from fusionbench.registry import suggestion
+from fusionbench.registry import families, suggestion
 
 
 class ModelPool(Config):
@@ -47,6 +47,16 @@ class TaskPool(Config):
         return {"tasks": document} if isinstance(document, Mapping) and set(document) != {"tasks"} else document
 
 
+class Origin(Config):
+    """How a model is had that cannot be fetched by its reference."""
+
+    source: Text = Field(description="who published it and where, or that it has to be trained")
+    make: Text | None = Field(default=None, description="the command that makes it")
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        default=None, description="of the file, where it is one and this is known"
+    )
+
+
 class Suite(Config):
     """A pool of models and the tasks that belong to it."""
 
@@ -56,6 +66,9 @@ class Suite(Config):
     unseen: Names = Field(default=(), description="tasks to evaluate on that no expert was trained on")
     method_defaults: dict[Text, dict[str, Any]] = Field(
         default={}, description="parameters of methods that suit these models, by method"
+    )
+    origins: dict[Text, Origin] = Field(
+        default={}, description="how models are had that are local files, by model: base, mtl or an expert"
     )
 
     @model_validator(mode="after")
@@ -92,10 +105,20 @@ class Suite(Config):
             if name not in self.tasks.tasks:
                 raise ConfigError(f"The suite {self.name} has no task {name!r}. {_near(name, self.tasks.tasks)}")
         chosen = {name: self.pool.experts[name] for name in experts or self.pool.experts}
-        document = self.model_dump()
-        document["pool"]["experts"] = {name: expert.model_dump() for name, expert in chosen.items()}
+        document = self.with_models(self.pool.model_copy(update={"experts": chosen})).model_dump()
         document["unseen"] = self.unseen if unseen is None else unseen
         return type(self).read(document, f"The suite {self.name}")
+
+    def with_models(self, pool: ModelPool) -> Self:
+        """Return the suite with other models; a task that loses its expert keeps the trained head that came with it."""
+        known = dict(self.tasks.tasks)
+        if (families[self.pool.family].data or {}).get("head") if self.pool.family != "auto" else True:
+            kept = {pool.task_of(name, known) for name in pool.experts}
+            for name, expert in self.pool.experts.items():
+                task = self.pool.task_of(name, known)
+                if task is not None and task not in kept and "head" not in known[task]:
+                    known[task] = {**known[task], "head": expert.head or expert.model}
+        return self.model_copy(update={"pool": pool, "tasks": TaskPool(tasks=known)})
 
     def to_yaml(self) -> str:
         """Return the suite as YAML that reads back as itself."""

@@ -46,5 +46,10 @@ class FinetuneRequest(Config):
         Raises:
             ConfigError: naming every wrong setting.
         """
-        start = preset(self.preset) if self.preset is not None else FinetuneRecipe()
-        return FinetuneRecipe.read({**start.model_dump(), **self.recipe}, "The fine-tuning recipe")
+        start = (preset(self.preset) if self.preset is not None else FinetuneRecipe()).model_dump()
+        adapter = self.recipe.get("adapter")
+        if isinstance(adapter, dict):
+            return FinetuneRecipe.read(
+                {**start, **self.recipe, "adapter": {**start.get("adapter", {}), **adapter}}, "The fine-tuning recipe"
+            )
+        return FinetuneRecipe.read({**start, **self.recipe}, "The fine-tuning recipe")

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from fusionbench.config.wording import worded
 from fusionbench.errors import ConfigError
-from fusionbench.families import Family, family_for, family_named
+from fusionbench.families import Family, HasHead, family_for, family_named
 from fusionbench.registry import suggestion
 from fusionbench.suites.model import Suite
 from fusionbench.tasks import Task, TaskSpec, build_task
@@ -14,13 +14,19 @@ from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
 
 
-def open_tasks(suite: Suite, names: Iterable[str] | None = None, *, base: Source | None = None) -> dict[str, Task]:
+def open_tasks(
+    suite: Suite, names: Iterable[str] | None = None, *, base: Source | None = None, heads: bool = True
+) -> dict[str, Task]:
     """Return tasks of a suite by name, ready to run.
 
+    A head that was trained with an expert is that which the task names, else that which its expert names, else the
+    expert itself.
+
     Args:
-        suite: with a base, which makes the tasks' heads.
+        suite: with a base, which makes the heads of tasks whose heads are made of texts.
         names: which, in which order; None takes the seen ones, then the unseen.
         base: the suite's base where it is open already.
+        heads: False leaves tasks without the heads that come with experts, for training these.
 
     Raises:
         ConfigError: where a name is not known, a description is wrong, or the suite has no base.
@@ -37,7 +43,17 @@ def open_tasks(suite: Suite, names: Iterable[str] | None = None, *, base: Source
         raise ConfigError(f"The suite {suite.name} has no base, which makes the heads of its tasks. Add pool.base.")
     source = base if base is not None else open_source(str(suite.pool.base))
     family = family_of(suite, source)
+    if isinstance(family, HasHead):
+        specs = {name: _with_head(suite, name, spec, heads) for name, spec in specs.items()}
     return {name: build_task(name, spec, family, source) for name, spec in specs.items()}
+
+
+def _with_head(suite: Suite, name: str, spec: TaskSpec, heads: bool) -> TaskSpec:
+    """Return a description that says where its task's head is, or that there is none."""
+    known = suite.tasks.tasks
+    own = [expert for key, expert in suite.pool.experts.items() if suite.pool.task_of(key, known) == name]
+    found = spec.head or next((expert.head or expert.adapter or expert.model for expert in own), None)
+    return spec.model_copy(update={"head": found if heads else None})
 
 
 def task_spec(suite: Suite, name: str) -> TaskSpec:

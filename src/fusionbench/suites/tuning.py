@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from fusionbench.errors import ConfigError
+from fusionbench.errors import ConfigError, OutputError
 from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
 from fusionbench.finetune.tune import finetune
 from fusionbench.suites.model import Suite
@@ -12,6 +12,8 @@ from fusionbench.suites.registration import Progress
 from fusionbench.suites.tasks import open_tasks
 
 MTL = "mtl"
+RUN_RECIPE = "recipe.yaml"
+"""By this file a run's folder is known."""
 
 
 def finetune_suite(
@@ -29,7 +31,7 @@ def finetune_suite(
     """Fine-tune the suite's base: one expert a task, or one model on all of them.
 
     Args:
-        suite: its base and its tasks are used, its experts are not.
+        suite: its base and its tasks are used; of its experts only the trained heads, and these for `mtl` alone.
         out: takes a folder for each expert, named after its task, or one named "mtl".
         recipe: rates, steps, batch, seed.
         tasks: which, in which order; None takes the suite's seen and unseen ones.
@@ -49,7 +51,9 @@ def finetune_suite(
     """
     if suite.pool.base is None:
         raise ConfigError(f"The suite {suite.name} has no base to fine-tune. Add pool.base.")
-    opened = open_tasks(suite, tasks)
+    if (out / RUN_RECIPE).is_file():
+        raise OutputError(f"{out} is the folder of a run, which --force would empty. Choose another folder.")
+    opened = open_tasks(suite, tasks, heads=mtl)
     groups = {MTL: opened} if mtl else {name: {name: task} for name, task in opened.items()}
     return {
         name: finetune(

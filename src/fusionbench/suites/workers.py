@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from fusionbench.config import Config
 from fusionbench.errors import FusionBenchError
-from fusionbench.finetune.recipe import FinetuneRecipe
+from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
 from fusionbench.suites.model import Suite
 from fusionbench.suites.registration import Progress
 from fusionbench.training import read_curve
@@ -35,6 +35,7 @@ class Job(Config):
     name: str
     tasks: tuple[str, ...]
     recipe: FinetuneRecipe
+    tuning: Tuning = "full"
 
 
 class Work(Config):
@@ -79,6 +80,7 @@ def _do(work: Work, job: Job, wait: bool) -> None:
             job.recipe,
             tasks=job.tasks,
             mtl=len(job.tasks) > 1,
+            tuning=job.tuning,
             checkpoint_every=CHECKPOINT_EVERY,
         )
 

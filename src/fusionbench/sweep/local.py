@@ -1,4 +1,4 @@
-"""Run many recipes in this process; one that fails is an outcome, never the end."""
+"""Run many recipes in this process, one after another."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,23 +12,17 @@ from fusionbench.run import RunResult, run
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one recipe: a result, or the user's mistake in it."""
+    """What became of one recipe: a result, or the reason why there is none."""
 
     recipe: Recipe
     result: RunResult | None
     error: FusionBenchError | None = None
 
 
-def run_all(
+def run_here(
     recipes: Sequence[Recipe], parent: Path, *, force: bool = False, progress: Progress = silent
-) -> Iterator[Outcome]:
-    """Yield the outcome of each recipe as it is done; each has a folder of its own below `parent`.
-
-    Args:
-        recipes: in the order in which they are run.
-        parent: folder of the runs' folders.
-        force: make finished runs anew.
-        progress: told what is being done.
+) -> Iterator[tuple[int, Outcome]]:
+    """Yield the number and outcome of each recipe as it is done, in order.
 
     Raises:
         Interrupted: on Ctrl-C; the same command goes on.
@@ -40,8 +34,8 @@ def run_all(
             progress(label + what, done, total)
 
         try:
-            yield Outcome(recipe, run(recipe, parent=parent, force=force, progress=labelled))
+            yield number, Outcome(recipe, run(recipe, parent=parent, force=force, progress=labelled))
         except Interrupted:
             raise
         except FusionBenchError as error:
-            yield Outcome(recipe, None, error)
+            yield number, Outcome(recipe, None, error)

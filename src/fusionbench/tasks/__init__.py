@@ -1,6 +1,7 @@
 """Tasks: data splits, a frozen head, metrics over rows, and the loop that scores a model."""
 
-from fusionbench.tasks.base import Metric, Output, Predictor, Rows, Score, Split, Task
+from fusionbench.tasks.base import HasTrainedHead, Metric, Output, Predictor, Rows, Score, Split, Task
+from fusionbench.tasks.classification import ClassificationTask, Examples, LabelledSplit
 from fusionbench.tasks.data import Corruption, PreparedSplit, RawSplit, from_arrays, prepare
 from fusionbench.tasks.datasets import from_dataset
 from fusionbench.tasks.evaluation import Evaluation, evaluate
@@ -13,10 +14,14 @@ from fusionbench.tasks.spec import Columns, TaskSpec, build_task
 __all__ = [
     "ACCURACY",
     "METRICS",
+    "ClassificationTask",
     "Columns",
     "Corruption",
     "Evaluation",
+    "Examples",
+    "HasTrainedHead",
     "ImageTask",
+    "LabelledSplit",
     "Metric",
     "Output",
     "Predictor",

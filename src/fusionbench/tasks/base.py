@@ -1,10 +1,10 @@
 """What a task is: data, a frozen head, and metrics that are pure functions of per-example rows."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusionbench.families.base import Backbone, Batch, Family
 
@@ -113,4 +113,36 @@ class Task(Protocol):
 
     def rows(self, predict: Predictor, batch: Batch) -> Rows:
         """Return the sufficient statistics of a labelled batch, one row an example."""
+        ...
+
+
+@runtime_checkable
+class WritesAnswers(Protocol):
+    """A task whose answers are written token by token, so that a model has inputs that no batch of data holds."""
+
+    def written(self, predict: Predictor, batch: Batch) -> Batch:
+        """Return a batch, without labels, with what the model itself writes: one pass then sees every position."""
+        ...
+
+
+@runtime_checkable
+class HasTrainedHead(Protocol):
+    """A task whose head is trained with its expert, and kept with it; `bind` raises MissingHead where there is none."""
+
+    @property
+    def head(self) -> nn.Module | None:
+        """From the family's features to the task's outputs; in eval mode, it asks for no gradients."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the head's outputs, in their order."""
+        ...
+
+    def fresh_head(self, seed: int) -> nn.Module:
+        """Return a new head, as the architecture initialises it, in train mode."""
+        ...
+
+    def with_head(self, head: nn.Module) -> Self:
+        """Return the same task with another head; it is used as it is, in whatever mode."""
         ...

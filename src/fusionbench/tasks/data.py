@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from fusionbench.cache import cache_folder
 from fusionbench.errors import ConfigError
 from fusionbench.families import ImageProcessor
-from fusionbench.weights.writer import written_to
+from fusionbench.weights.partial import written_to
 
 FORMAT = 1
 """Raised when the same inputs are prepared into other bytes, so that older files are not used again."""
@@ -53,11 +53,11 @@ class PreparedSplit(NamedTuple):
 
 
 class Corruption(NamedTuple):
-    """A change of prepared images, to see how a model stands it.
+    """A change of images before they are prepared, to see how a model stands it.
 
     Attributes:
         label: what it is, with its severity and seed; part of the prepared file's key.
-        apply: from a prepared image and its index in the split to an image of the same shape.
+        apply: from an image of the data set, `(height, width, 3)`, and its index in the split to an image.
     """
 
     label: str
@@ -117,10 +117,15 @@ def _write(raw: RawSplit, processor: ImageProcessor, corruption: Corruption | No
     shape = (raw.count, processor.size, processor.size, 3)
     prepared = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     for index, image in zip(range(raw.count), images, strict=True):
-        ready = processor.prepare(image)
-        prepared[index] = corruption.apply(ready, index) if corruption else ready
+        prepared[index] = processor.prepare(corruption.apply(_in_colour(image), index) if corruption else image)
     prepared.flush()
     os.replace(partial, place)
+
+
+def _in_colour(image: Any) -> NDArray[np.uint8]:
+    """Return an image, PIL's or an array that may be grey, as `(height, width, 3)`."""
+    array: NDArray[np.uint8] = image if isinstance(image, np.ndarray) else np.asarray(image.convert("RGB"))
+    return array if array.ndim == 3 else np.repeat(array[..., None], 3, axis=2)
 
 
 def check_labels(task: str, split: str, labels: Labels, classes: int) -> None:

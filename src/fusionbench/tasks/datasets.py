@@ -15,6 +15,10 @@ SAVED = ("dataset_dict.json", "state.json")
 """What `save_to_disk` leaves in a folder: of several splits, of one."""
 
 
+SHARE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<percent>[1-9]\d?)%\]")
+"""A split's name for a part of another, such as `train[10%]`."""
+
+
 class FoundData(NamedTuple):
     """The splits of a data set that were asked for, and the class names that it brings, if any."""
 
@@ -36,27 +40,48 @@ def from_dataset(
         reference: a folder made by `save_to_disk`, a folder that `datasets.load_dataset` reads, or
             `org/name[@revision]` of the hub.
         config: which of its configurations.
-        splits: its name for each of ours; without them, those that have our names.
+        splits: its name for each of ours, `train[10%]` for a tenth of train that is drawn with seed 0; without them,
+            those that have our names.
         image: the column of images.
         label: the column of integer labels.
 
     Raises:
         MissingData: where the data set, a split or a column is not there, naming what is.
     """
+    chosen = open_splits(reference, config, splits)
+    for split, dataset in chosen.items():
+        _check_columns(reference, (splits or {}).get(split, split), dataset, (image, label))
+    raw = {split: _raw(dataset, image, label) for split, dataset in chosen.items()}
+    names = getattr(next(iter(chosen.values())).features[label], "names", None)
+    return FoundData(raw, tuple(names) if names else None)
+
+
+def open_splits(reference: str, config: str | None, splits: Mapping[Split, str] | None) -> dict[Split, Any]:
+    """Return a data set's splits as `datasets.Dataset`, by our names for them; see `from_dataset`.
+
+    Raises:
+        MissingData: where the data set or a split is not there, naming what is.
+    """
     held = _open(reference, config)
     wanted = splits if splits is not None else {split: split for split in get_args(Split) if split in held}
-    absent = [name for name in wanted.values() if name not in held]
+    found = {split: _part(held, name) for split, name in wanted.items()}
+    absent = [wanted[split] for split, dataset in found.items() if dataset is None]
     if absent or not wanted:
         raise MissingData(
             f"{reference} has no split named {', '.join(absent) or 'train, validation or test'}. It has: "
             f"{', '.join(held)}. Name them in the task's splits, for example {{test: {next(iter(held), 'train')}}}."
         )
-    chosen = {split: held[name] for split, name in wanted.items()}
-    for name, dataset in zip(wanted.values(), chosen.values(), strict=True):
-        _check_columns(reference, name, dataset, (image, label))
-    raw = {split: _raw(dataset, image, label) for split, dataset in chosen.items()}
-    names = getattr(next(iter(chosen.values())).features[label], "names", None)
-    return FoundData(raw, tuple(names) if names else None)
+    return found
+
+
+def _part(held: Mapping[str, Any], name: str) -> Any:
+    """Return a split, or a share of one; None where there is none of that name."""
+    share = SHARE.fullmatch(name)
+    if name in held or share is None or share["name"] not in held:
+        return held.get(name)
+    whole = held[share["name"]]
+    count = max(1, len(whole) * int(share["percent"]) // 100)
+    return whole.select(np.sort(np.random.default_rng(0).permutation(len(whole))[:count]))
 
 
 def _open(reference: str, config: str | None) -> Mapping[str, Any]:
@@ -90,7 +115,7 @@ def _check_columns(reference: str, split: str, dataset: Any, columns: tuple[str,
             f"{', '.join(dataset.column_names)}. Name them in the task's columns, for example {{image: img, label: y}}."
         )
     kind = getattr(dataset.features[columns[1]], "dtype", "")
-    if not str(kind).startswith(("int", "uint")):
+    if not str(kind).startswith(("int", "uint", "bool")):
         raise ConfigError(
             f"The column {columns[1]!r} of {reference} holds {kind or 'no numbers'}; labels must be integers, each the "
             "index of a class name."

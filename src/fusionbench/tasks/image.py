@@ -1,7 +1,7 @@
 """Image classification with any class names: the head is made of the names by the base's own text tower."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +33,7 @@ class ImageTask:
         processor: the base's.
         metrics: the primary one first.
         version: raised when the task's numbers change.
-        corruption: a change of every image, None for the images as they are.
+        corruption: a change of every image that is not for training, None for the images as they are.
     """
 
     name: str
@@ -88,8 +88,12 @@ class ImageTask:
             self._prepared(split), index_batches(self.name, count, size=size, seed=seed, start=start), labels
         )
 
+    def corrupted(self, change: Corruption) -> "ImageTask":
+        """Return the task with changed images, but for those of training."""
+        return replace(self, corruption=change)
+
     def _prepared(self, split: Split) -> PreparedSplit:
-        prepared = prepare(self.data[split], self.processor, self.corruption)
+        prepared = prepare(self.data[split], self.processor, None if split == "train" else self.corruption)
         check_labels(self.name, split, prepared.labels, len(self.class_names))
         return prepared
 

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 
 from fusionbench.errors import ConfigError
 from fusionbench.registry import suggestion
+from fusionbench.tasks.answers import MEDIAN_ACCURACY, SPEARMAN
 from fusionbench.tasks.base import Metric, Rows
+from fusionbench.tasks.confusion import F1, MATTHEWS
 
 
 def accuracy(rows: Rows) -> tuple[float, float]:
@@ -20,7 +22,7 @@ def accuracy(rows: Rows) -> tuple[float, float]:
 
 
 ACCURACY = Metric("accuracy", "fraction", "higher", accuracy)
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY,)}
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, MATTHEWS, F1, SPEARMAN, MEDIAN_ACCURACY)}
 
 
 def metric_named(name: str) -> Metric:

@@ -23,6 +23,7 @@ from fusionbench.training.checkpoint import (
 )
 from fusionbench.training.schedule import Steps
 from fusionbench.training.step import Metrics, State, Step
+from fusionbench.weights.devices import device_named
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all); who draws the bar is not the loop's business."""
@@ -42,7 +43,7 @@ class Loop:
 
     Attributes:
         folder: for checkpoints and curves, one sub-folder a training; None keeps nothing.
-        device: "cpu", or "auto" for the first accelerator.
+        device: as `runtime.device` names it: "cpu", "auto" for the first accelerator, "cuda:1" …
         precision: of the forward pass; float16, which needs a scaled loss, is not offered.
         checkpoint_every: steps between checkpoints; 0 is never.
         log_every: steps between points of the curve; the last step has one too.
@@ -50,7 +51,7 @@ class Loop:
     """
 
     folder: Path | None = None
-    device: Literal["cpu", "auto"] = "cpu"
+    device: str = "cpu"
     precision: Literal["no", "bf16"] = "no"
     checkpoint_every: int = 0
     log_every: int = 10
@@ -59,8 +60,7 @@ class Loop:
     @property
     def place(self) -> torch.device:
         """The device on which trained tensors must lie; batches are moved there."""
-        found = torch.accelerator.current_accelerator(check_available=True) if self.device == "auto" else None
-        return found or torch.device("cpu")
+        return device_named(self.device)
 
     def run(
         self,
@@ -111,6 +111,7 @@ class _Run:
         self, loop: Loop, name: str, steps: Steps, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
     ) -> None:
         self.loop, self.name, self.steps, self.trained = loop, name, steps, trained
+        self.place = loop.place
         self.folder = loop.folder / name if loop.folder else None
         self.state = State(0, _accelerator(loop, steps.accumulate))
         self.rates = [group["lr"] for group in optimizer.param_groups]
@@ -154,7 +155,7 @@ class _Run:
         parts = []
         for _ in range(self.steps.accumulate):
             with accelerator.accumulate():
-                parts.append(step(self.state, _moved(next(drawn), accelerator.device)))
+                parts.append(step(self.state, _moved(next(drawn), self.place)))
                 if self.steps.clip is not None and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.trained.values(), self.steps.clip)
                 self.optimizer.step()
@@ -239,4 +240,10 @@ def _accelerator(loop: Loop, accumulate: int) -> Any:
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=loop.device == "cpu", mixed_precision=loop.precision, gradient_accumulation_steps=accumulate)
+    # What is trained lies on the loop's device already; the library would move the optimizer to the first of its kind.
+    return Accelerator(
+        cpu=loop.place.type == "cpu",
+        device_placement=False,
+        mixed_precision=loop.precision,
+        gradient_accumulation_steps=accumulate,
+    )

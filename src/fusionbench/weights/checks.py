@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusionbench.errors import IncompatibleModels
+from fusionbench.registry import families
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.roles import role
 
@@ -34,13 +35,18 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
     Args:
         reference: the checkpoint whose names are canonical.
         experts: the others, by name.
-        tower: prefix of what is fused; the rest comes from the reference.
+        tower: prefix of what is fused; the rest comes from the reference. Where a family names heads of classifiers,
+            those of the experts belong to their tasks and are left out. So are tensors that a family's models do not
+            use, such as a pooling layer of the base's, where some expert lacks them.
 
     Raises:
         IncompatibleModels: with every missing, extra or misshapen tensor of every expert in one message.
     """
     inside = [spec for name, spec in reference.specs.items() if name.startswith(tower)]
-    scope = tuple(spec.name for spec in inside if not is_buffer(spec))
+    data = _family_data(reference)
+    head = str(data.get("head", ""))
+    idle = _idle(reference, experts, tower, tuple(data.get("unused", ())))
+    scope = tuple(spec.name for spec in inside if not is_buffer(spec) and spec.name not in idle)
     problems, notes, all_names = [], [], []
     if not scope:
         raise IncompatibleModels(f"{reference.label} has no tensor under {tower!r}, the part that this family fuses.")
@@ -48,16 +54,19 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
         problems += _architecture(reference, name, expert)
         names, note = _align(reference, expert, scope)
         notes += [f"{name}: {note}"] if note else []
-        found, widths = _differences(reference, name, expert, names, tower)
+        found, widths = _differences(reference, name, expert, names, tower, head)
         problems += found
         notes += widths
         all_names.append(names)
     if problems:
         sizes = _vocabularies(reference, experts, all_names)
         raise IncompatibleModels("\n".join([_message(reference, problems), *sizes]))
+    with_head = [name for name, expert in experts.items() if head and any(n.startswith(head) for n in expert.specs)]
+    if with_head:
+        notes.append(f"heads ({head}…) belong to their tasks and are not fused: those of {', '.join(with_head)}")
     outside = len(reference.specs) - len(inside)
     if outside:
-        notes.append(f"{len(scope)} tensors under {tower!r} are fused; the other {outside} come from {reference.label}")
+        notes.append(f"{len(scope)} tensors under {tower!r} are fused; the other {outside} stay as the base has them")
     return Fit(scope, tuple(all_names), tuple(notes))
 
 
@@ -85,7 +94,7 @@ def _vocabularies(reference: Source, experts: Mapping[str, Source], names: Seque
             sizes = "; ".join(f"{name} {count}" for name, count in rows.items())
             return [
                 f"The vocabulary sizes differ: {reference.label} {ours.shape[0]}; {sizes}. Rows of different tokens "
-                "cannot be merged: bring all to one tokenizer first (resize_token_embeddings cuts or adds rows)."
+                "cannot be merged: bring them together by token with vocabulary=base or vocabulary=union."
             ]
     return []
 
@@ -126,7 +135,7 @@ def _own_tower(tower: str, names: Mapping[str, str]) -> str:
 
 
 def _differences(
-    reference: Source, name: str, expert: Source, names: Mapping[str, str], tower: str
+    reference: Source, name: str, expert: Source, names: Mapping[str, str], tower: str, head: str
 ) -> tuple[list[str], list[str]]:
     """Return problems, and a note where float widths differ."""
     problems, widths = [], []
@@ -143,6 +152,7 @@ def _differences(
     known = {*names.values(), *reference.specs}
     inside = _own_tower(tower, names)
     surplus = [n for n in expert.specs if n not in known and n.startswith(inside) and not is_buffer(expert.specs[n])]
+    surplus = [n for n in surplus if not (head and n.startswith(head))]
     problems += [
         f"{name}: has {extra} {_shape(expert.specs[extra])}, which {reference.label} lacks"
         for extra in surplus
@@ -152,6 +162,24 @@ def _differences(
     return problems, [
         f"{name}: {len(widths)} tensors are {kinds}, the base's are not; they are widened"
     ] if widths else []
+
+
+def _family_data(reference: Source) -> Mapping[str, Any]:
+    """Return what the index knows of the family that serves the reference's architecture, nothing where none does."""
+    kind = reference.config.get("model_type")
+    served = (families[name].data or {} for name in families) if kind else ()
+    return next((data for data in served if kind in data.get("model_types", ())), {})
+
+
+def _idle(reference: Source, experts: Mapping[str, Source], tower: str, unused: tuple[str, ...]) -> set[str]:
+    """Return tensors of which the family's models make no use, and which some expert does not store."""
+    own = {name: name.removeprefix(tower) for name in reference.specs if name.removeprefix(tower).startswith(unused)}
+    held = [set(expert.specs) for expert in experts.values()] if unused else []
+    return {
+        name
+        for name, bare in own.items()
+        if unused and any(not any(other.endswith(bare) for other in one) for one in held)
+    }
 
 
 def _is_alias(reference: Source, expert: Source, names: Mapping[str, str], extra: str) -> bool:

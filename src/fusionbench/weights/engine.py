@@ -6,23 +6,21 @@ The output does not depend on the number of threads, the order of the jobs or th
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, State, Visit
-from fusionbench.kernels.tiles import BLOCK, TILE, WIDENED, Raw, fits, is_finite, narrow, widen
+from fusionbench.kernels.tiles import BLOCK, TILE, WIDENED, Raw, fits, is_finite, narrow, row_width, widen
 from fusionbench.registry import Entry, load_attribute
 from fusionbench.weights.finite import bad_input, bad_result
 from fusionbench.weights.headers import NUMPY, as_buffer, entries
+from fusionbench.weights.jobs import Job, aligned, batches, in_order
 from fusionbench.weights.plan import Input, Plan, Step
 
-T = TypeVar("T")
 Advance = Callable[[int], None]
 
 
@@ -32,14 +30,6 @@ class Sink(Protocol):
     def write(self, name: str, content: memoryview, start: int = 0) -> None:
         """Put the bytes of flat entries from `start` on into place."""
         ...
-
-
-class Job(NamedTuple):
-    """Entries `start` to `stop` of one step."""
-
-    step: Step
-    start: int
-    stop: int
 
 
 @dataclass(slots=True)
@@ -59,6 +49,7 @@ def run_plan(
     memory: int | None = None,
     device: str = "cpu",
     advance: Advance = lambda _: None,
+    finished: Collection[str] = (),
 ) -> int:
     """Write every output tensor of a plan; return how often the inputs were read.
 
@@ -71,6 +62,7 @@ def run_plan(
         memory: bytes that blocks in flight may take; fewer threads run where that is needed.
         device: where torch functions run; kernels run on the CPU.
         advance: called with the number of entries that are done, for a progress bar.
+        finished: outputs that the sink has already; first passes see them too, they are not made again.
 
     Raises:
         NotFinite: where an input or a result holds NaN or Inf; the caller discards the output.
@@ -84,7 +76,7 @@ def run_plan(
         unit, held = method.unit, BLOCK if method.unit == "element" else max((s.held for s in plan), default=0)
         worker: Any = TorchWorker(plan, method, device)
     else:
-        unit, held = "element", TILE
+        unit, held = "lines" if kernel.rows else "element", _widest(plan, kernel)
         worker = _KernelWorker(plan, kernel)
     threads = _threads(plan, held, threads or os.cpu_count() or 1, memory)
     worker.prepare(values, threads, passes)
@@ -97,7 +89,9 @@ def run_plan(
                 _run(plan, job, sink, worker)
                 advance(job.stop - job.start)
 
-    for _ in in_order(work, batches(plan, unit), threads):
+    missing = replace(plan, steps=tuple(step for step in plan if step.output.name not in finished))
+    advance(total_entries(plan) - total_entries(missing))
+    for _ in in_order(work, batches(missing, unit), threads):
         pass
     return passes.count
 
@@ -135,44 +129,11 @@ def copied(plan: Plan, job: Job) -> memoryview:
     return as_buffer(result)
 
 
-def batches(plan: Plan, unit: str) -> Iterator[list[Job]]:
-    """Yield lists of jobs of about one block's entries each, so that small tensors cost no more than their bytes."""
-    batch: list[Job] = []
-    filled = 0
-    for job in _jobs(plan, unit):
-        batch.append(job)
-        filled += job.stop - job.start
-        if filled >= BLOCK or len(batch) >= 256:
-            yield batch
-            batch, filled = [], 0
-    if batch:
-        yield batch
-
-
-def _jobs(plan: Plan, unit: str) -> Iterator[Job]:
-    for step in plan:
-        size = step.output.size
-        whole = step.action == "batch_norm" or (step.action == "merge" and unit != "element")
-        for start in range(0, max(size, 1), max(size, 1) if whole else BLOCK):
-            yield Job(step, start, size if whole else min(size, start + BLOCK))
-
-
-def in_order(work: Callable[[T], Any], items: Iterable[T], threads: int) -> Iterator[Any]:
-    """Yield `work(item)` in the items' order, with at most twice `threads` of them begun ahead."""
-    if threads == 1:
-        yield from map(work, items)
-        return
-    remaining = iter(items)
-    with ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
-        waiting: list[Future[Any]] = [pool.submit(work, item) for item in islice(remaining, 2 * threads)]
-        try:
-            while waiting:
-                result = waiting.pop(0).result()
-                waiting += [pool.submit(work, item) for item in islice(remaining, 1)]
-                yield result
-        finally:
-            for future in waiting:
-                future.cancel()
+def _widest(plan: Plan, kernel: Kernel) -> int:
+    """Return the entries of the largest tile."""
+    if not kernel.rows:
+        return TILE
+    return max((aligned(step, TILE) for step in plan if step.action == "merge"), default=TILE)
 
 
 def _threads(plan: Plan, held: int, threads: int, memory: int | None) -> int:
@@ -199,17 +160,24 @@ def _kernel(plan: Plan, method: Entry, values: dict[str, Any], device: str) -> K
     if not kinds <= WIDENED:
         return None
     kernel: Kernel = load_attribute(method.kernel)
-    return kernel if kernel.serves(values) else None
+    lines = not kernel.rows or all(_in_lines(step) for step in plan if step.action == "merge")
+    return kernel if lines and kernel.serves(values) else None
+
+
+def _in_lines(step: Step) -> bool:
+    """Tell whether a tensor's rows are one an output, and short enough to be at hand as a whole."""
+    shape = step.output.shape
+    return (step.site.inputs_last or len(shape) != 2) and row_width(shape) <= BLOCK
 
 
 class _Buffers(threading.local):
     """One thread's tiles, made once and used for every job."""
 
-    def __init__(self, rows: int) -> None:
-        self.inputs = np.empty((rows, TILE), np.float32)
-        self.base = np.empty(TILE, np.float32)
-        self.out = np.empty(TILE, np.float32)
-        self.scratch = np.empty(TILE, np.uint32)
+    def __init__(self, rows: int, tile: int) -> None:
+        self.inputs = np.empty((rows, tile), np.float32)
+        self.base = np.empty(tile, np.float32)
+        self.out = np.empty(tile, np.float32)
+        self.scratch = np.empty(tile, np.uint32)
 
 
 class _KernelWorker:
@@ -219,7 +187,7 @@ class _KernelWorker:
         self.plan = plan
         self.kernel = kernel
         self.prepared: Any = None
-        self.buffers = _Buffers(max((len(step.experts) for step in plan), default=1))
+        self.buffers = _Buffers(1 + max((len(step.experts) for step in plan), default=1), _widest(plan, kernel))
 
     def prepare(self, values: Mapping[str, Any], threads: int, passes: Passes) -> None:
         """Let the kernel look at the whole model first, as often as it needs."""
@@ -227,19 +195,20 @@ class _KernelWorker:
             return
         at = {step.output.name: step.parameters for step in self.plan if step.action == "merge"}
 
-        def scan(visit: Visit) -> Iterator[State]:
-            passes.count += 1
+        def scan(visit: Visit, share: int = 1) -> Iterator[State]:
+            # A sample is no pass over the inputs.
+            passes.count += share == 1
 
             def work(jobs: Sequence[Job]) -> State:
                 state: State = {}
                 with np.errstate(over="ignore"):
                     for job in jobs:
                         if job.step.action == "merge":
-                            for start, _, inputs in self._tiles(job):
+                            for start, _, inputs in self._tiles(job, share):
                                 visit(state, (job.step.output.name, start), inputs)
                 return state
 
-            yield from in_order(work, batches(self.plan, "element"), threads)
+            yield from in_order(work, batches(self.plan, "lines" if self.kernel.rows else "element"), threads)
 
         self.prepared = self.kernel.prepare(scan, at, **values)
 
@@ -260,22 +229,33 @@ class _KernelWorker:
             )
         sink.write(output.name, as_buffer(result), job.start)
 
-    def _tiles(self, job: Job) -> Iterator[tuple[int, Any, Any]]:
-        """Yield first index, base and inputs of each tile; the arrays are overwritten by the next."""
+    def _tiles(self, job: Job, share: int = 1) -> Iterator[tuple[int, Any, Any]]:
+        """Yield first index, base and inputs of each tile, or of the first `1/share` of it where that is an entry.
+
+        The arrays are overwritten by the next.
+        """
         step = job.step
         deltas = self.kernel.takes == "deltas"
-        for start in range(job.start, job.stop, TILE):
-            count = min(job.stop, start + TILE) - start
+        models = (step.base, *step.experts) if self.kernel.takes == "models" and step.base else step.experts
+        tile = self._tile(step)
+        for start in range(job.start, job.stop, tile):
+            count = (min(job.stop, start + tile) - start) // share
+            if count == 0 and share > 1:
+                continue
             base = self.buffers.base[:count] if deltas else None
             if base is not None and step.base is not None:
                 self._read(step.base, start, base)
-            inputs = self.buffers.inputs[: len(step.experts), :count]
-            for row, expert in zip(inputs, step.experts, strict=True):
+            inputs = self.buffers.inputs[: len(models), :count]
+            for row, model in zip(inputs, models, strict=True):
                 if base is None:
-                    self._read(expert, start, row)
+                    self._read(model, start, row)
                 else:
-                    self._read_delta(expert, start, base, row)
+                    self._read_delta(model, start, base, row)
             yield start, base, inputs
+
+    def _tile(self, step: Step) -> int:
+        """Return how many entries of a tensor are worked on at a time."""
+        return aligned(step, TILE) if self.kernel.rows else TILE
 
     def _read(self, place: Input, start: int, out: Any) -> None:
         raw = entries(self.plan.sources[place.source], place.spec, start, start + len(out))

@@ -168,6 +168,23 @@ def resolver(
     return lambda site: {name: _at(value, site, name) if name in varying else value for name, value in fixed.items()}
 
 
+def settled(parameters: Sequence[Parameter], values: Mapping[str, Any], experts: tuple[str, ...]) -> dict[str, Any]:
+    """Return a method's values where it is given whole models: one an expert as a tuple, others plain.
+
+    Raises:
+        ConfigError: where a value differs from tensor to tensor, or does not fit the experts.
+    """
+    each = {p.name for p in parameters if p.per_expert}
+    fixed = {n: v if n not in each or v is None else _per_expert(n, v, experts) for n, v in values.items()}
+    varying = [name for name, value in fixed.items() if _varies(value)]
+    if varying:
+        raise ConfigError(
+            f"method.{varying[0]} differs from tensor to tensor, and this method takes one value for the whole model"
+            f"{', or one an expert' if varying[0] in each else ''}."
+        )
+    return fixed
+
+
 def _per_expert(name: str, value: Any, experts: tuple[str, ...]) -> Any:
     """Return one value, or schedule, an expert as a tuple."""
     if isinstance(value, Mapping):

@@ -112,7 +112,7 @@ def plan_slices(
 def _open(base: Source | None, experts: Mapping[str, Source]) -> tuple[dict[str, _Model], Fit]:
     """Return the models by name, held to one another as far as all of them go."""
     named = {**({BASE: base} if base is not None else {}), **experts}
-    stacks = {name: _stack_of(source) for name, source in named.items()}
+    stacks = {name: stack_of(source) for name, source in named.items()}
     shared = min(layers for _, layers in stacks.values())
     (first, reference), *_ = named.items()
     found = fit(Shortened(reference, shared), {n: Shortened(s, shared) for n, s in named.items() if n != first})
@@ -131,7 +131,7 @@ def _open(base: Source | None, experts: Mapping[str, Source]) -> tuple[dict[str,
     return models, found
 
 
-def _stack_of(source: Source) -> tuple[str, int]:
+def stack_of(source: Source) -> tuple[str, int]:
     """Return a model's one stack of layers, and how many it has.
 
     Raises:

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.registry import Entry
-from fusionbench.weights.engine import Job, Passes, Sink, batches
+from fusionbench.weights.devices import device_named
+from fusionbench.weights.engine import Passes, Sink
 from fusionbench.weights.finite import bad_input, bad_result
 from fusionbench.weights.headers import Source, TensorSpec, as_buffer
+from fusionbench.weights.jobs import Job, batches
 from fusionbench.weights.plan import Input, Plan, Site
 
 TORCH = {
@@ -154,7 +156,7 @@ class TorchWorker:
         self.plan = plan
         self.unit = method.unit
         self.function = method.load()
-        self.device = torch.device("cpu" if device == "auto" else device)
+        self.device = torch.device("cpu") if device == "auto" else device_named(device)
         self.accepted = frozenset(inspect.signature(self.function).parameters)
         self.prepared: Any = None
         self.uses_base = method.base != "unused"

@@ -26,9 +26,15 @@ def vocabulary_notes(reference: Source, experts: Mapping[str, Source]) -> tuple[
             shown = ", ".join(f"{token!r} ({ours.get(token)}, there {theirs.get(token)})" for token in others[:3])
             notes.append(
                 f"{name}: {len(others):,} of {len(ours):,} tokens have other numbers in its {file} than in "
-                f"{reference.label}'s, such as {shown}; rows of embeddings are merged by number"
+                f"{reference.label}'s, such as {shown}; rows of embeddings are merged by number; "
+                "vocabulary=base merges them by token"
             )
     return tuple(notes)
+
+
+def token_numbers(folder: Path) -> Mapping[str, int]:
+    """Return the number of each token of a folder's tokenizer; nothing where there is none that can be read."""
+    return next((found for file in FILES if _has(folder, file) and (found := _numbers(folder / file))), {})
 
 
 def _has(folder: Path, file: str) -> bool:

@@ -4,27 +4,22 @@ All shapes are known from the plan, so headers are written first, the space is t
 first second), tensors are put in their place in any order by any thread, and the folder is renamed when all is on disk.
 """
 
-import errno
-import fcntl
 import json
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from fusionbench.errors import OutputError
+from fusionbench.errors import Interrupted, NotFinite, OutputError
 from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
+from fusionbench.weights.journal import Journal
+from fusionbench.weights.partial import MARK, Partial, written_to
 
-PARTIAL = ".partial"
 SHARD_BYTES = 5_000_000_000
-REFUSALS = frozenset({
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ENAMETOOLONG,
-    errno.EFBIG,
-})  # fmt: skip
-"""The operating system's words for a place that cannot be written to, other than that it is full."""
 
 
 class _Place(NamedTuple):
@@ -35,7 +30,11 @@ class _Place(NamedTuple):
 class CheckpointWriter:
     """A folder of safetensors in the making; use as a context manager.
 
-    On a clean exit the folder takes its final name; on an exception nothing is left.
+    On a clean exit the folder takes its final name; on an exception nothing is left. With a `key` a killed or
+    interrupted writer leaves `<folder>.partial`, and the next one with that key goes on with it.
+
+    Attributes:
+        finished: names of the tensors that an earlier writer finished; they need not be written again.
     """
 
     def __init__(
@@ -46,6 +45,7 @@ class CheckpointWriter:
         metadata: Mapping[str, str],
         shard_bytes: int = SHARD_BYTES,
         finish: Callable[[Path], None] | None = None,
+        key: str | None = None,
     ) -> None:
         """Lay out the files; nothing is written before the context is entered.
 
@@ -55,16 +55,21 @@ class CheckpointWriter:
             metadata: free-form text that every file's header carries; the recipe is in it.
             shard_bytes: bytes of tensors a file holds at most, if more than one tensor is in it.
             finish: writes the other files of the folder (configuration, tokenizer) before it is renamed.
+            key: the identity of what is made; only what has the same one is gone on with.
         """
         self.folder = folder
-        self.partial = folder.parent / (folder.name + PARTIAL)
+        self._partial = Partial(folder)
+        self.partial = self._partial.path
         self._finish = finish
         self._shards = list(_split(specs, shard_bytes))
         self._metadata = {"format": "pt", **metadata}
         self._descriptors: list[int] = []
-        self._lock: int | None = None
         self._places: dict[str, _Place] = {}
         self._items = {spec.name: ITEM_BYTES[spec.dtype] for spec in specs}
+        self._headers = [_header(shard, self._metadata) for shard in self._shards]
+        self._key = None if key is None else sha256(b"\0".join([key.encode(), *self._headers])).hexdigest()
+        self._journal: Journal | None = None
+        self.finished: frozenset[str] = frozenset()
 
     @property
     def total_bytes(self) -> int:
@@ -72,37 +77,42 @@ class CheckpointWriter:
         return sum(spec.nbytes for shard in self._shards for spec in shard)
 
     def __enter__(self) -> "CheckpointWriter":
-        with written_to(self.folder):
-            if self.folder.exists():
-                raise OutputError(f"{self.folder} exists; nothing is written over. Choose another folder or remove it.")
-            if self.partial.exists():
-                # Of a writer that was killed, or of one that is at work.
-                leftover = self._locked()
-                shutil.rmtree(self.partial, ignore_errors=True)
-                os.close(leftover)
-            self.partial.mkdir(parents=True)
-            self._lock = self._locked()
-            try:
-                self._create_files()
-            except BaseException:
-                self._discard()
-                raise
+        try:
+            self.finished = self._partial.begin(self._key)
+            if self.finished and not self._files_are_there():
+                self._partial.discard()
+                self.finished = self._partial.begin(self._key)
+            with written_to(self.folder):
+                if self.finished:
+                    self._open_files()
+                else:
+                    self._create_files()
+            if self._key is not None:
+                sizes = {spec.name: spec.nbytes for shard in self._shards for spec in shard}
+                self._journal = Journal(self.partial / MARK, sizes, self.finished, self._sync)
+        except BaseException:
+            self._discard()
+            raise
         return self
 
-    def _locked(self) -> int:
-        """Return a descriptor that holds the folder for this process until it is closed, or the process ends."""
-        descriptor = os.open(self.partial, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            raise OutputError(
-                f"{self.folder} is being written by another process. Wait for it, or choose another folder."
-            ) from None
-        except OSError:
-            # Not every file system has locks.
-            pass
-        return descriptor
+    def _files_are_there(self) -> bool:
+        """Tell whether what an earlier writer left has all its files, at their lengths."""
+        lengths = [
+            len(header) + sum(spec.nbytes for spec in shard)
+            for header, shard in zip(self._headers, self._shards, strict=True)
+        ]
+        files = [self.partial / self._file_name(number) for number in range(len(self._shards))]
+        return all(f.is_file() and f.stat().st_size == length for f, length in zip(files, lengths, strict=True))
+
+    def _open_files(self) -> None:
+        """Open what an earlier writer with the same key left, hence with the same headers."""
+        for number, shard in enumerate(self._shards):
+            self._descriptors.append(os.open(self.partial / self._file_name(number), os.O_RDWR))
+            self._lay_out(number, shard, self._headers[number])
+
+    def _sync(self, names: Collection[str]) -> None:
+        for number in sorted({self._places[name].file for name in names}):
+            os.fsync(self._descriptors[number])
 
     def _create_files(self) -> None:
         free = shutil.disk_usage(self.partial).free
@@ -111,7 +121,7 @@ class CheckpointWriter:
                 f"{self.folder} needs {self.total_bytes:,} bytes, {free:,} are free there. Nothing was written."
             )
         for number, shard in enumerate(self._shards):
-            header = _header(shard, self._metadata)
+            header = self._headers[number]
             descriptor = os.open(self.partial / self._file_name(number), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
             self._descriptors.append(descriptor)
             size = len(header) + sum(spec.nbytes for spec in shard)
@@ -119,10 +129,13 @@ class CheckpointWriter:
                 descriptor, size
             )
             _put(descriptor, header, 0)
-            place = len(header)
-            for spec in shard:
-                self._places[spec.name] = _Place(number, place)
-                place += spec.nbytes
+            self._lay_out(number, shard, header)
+
+    def _lay_out(self, number: int, shard: Sequence[TensorSpec], header: bytes) -> None:
+        place = len(header)
+        for spec in shard:
+            self._places[spec.name] = _Place(number, place)
+            place += spec.nbytes
 
     def _file_name(self, number: int) -> str:
         if len(self._shards) == 1:
@@ -135,9 +148,17 @@ class CheckpointWriter:
         offset = place.offset + start * self._items[name]
         with written_to(self.folder):
             _put(self._descriptors[place.file], content, offset)
+            if self._journal is not None:
+                self._journal.wrote(name, memoryview(content).nbytes)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is not None:
+            if kind is KeyboardInterrupt and self._journal is not None:
+                self._interrupted(self._journal)
+            if self.finished and self._journal is not None and not issubclass(kind, NotFinite):
+                # What an earlier call finished is not lost by a mistake in this one.
+                self._keep(self._journal)
+                return
             self._discard()
             return
         try:
@@ -147,6 +168,27 @@ class CheckpointWriter:
             self._discard()
             raise
 
+    def _interrupted(self, journal: Journal) -> None:
+        """Keep what is finished, and say so.
+
+        Raises:
+            Interrupted: where something is kept.
+        """
+        self._keep(journal)
+        if journal.finished:
+            raise Interrupted(
+                f"Stopped. {len(journal.finished):,} of {len(self._places):,} tensors are kept in {self.partial}: the "
+                "same command goes on from there. To start anew, remove that folder."
+            ) from None
+
+    def _keep(self, journal: Journal) -> None:
+        """Note what is finished and leave it for another writer; where nothing is, nothing is left."""
+        with suppress(OSError):
+            journal.note()
+        if journal.finished:
+            self._close()
+            self._partial.keep()
+
     def _complete(self) -> None:
         if len(self._shards) > 1:
             names = {s.name: self._file_name(n) for n, shard in enumerate(self._shards) for s in shard}
@@ -154,22 +196,16 @@ class CheckpointWriter:
             (self.partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
         if self._finish is not None:
             self._finish(self.partial)
-        for descriptor in self._descriptors:
-            os.fsync(descriptor)
-        os.rename(self.partial, self.folder)
+        self._partial.complete()
         self._close()
-        _sync_folder(self.folder.parent)
 
     def _close(self) -> None:
         while self._descriptors:
             os.close(self._descriptors.pop())
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
 
     def _discard(self) -> None:
-        shutil.rmtree(self.partial, ignore_errors=True)
         self._close()
+        self._partial.discard()
 
 
 def _put(descriptor: int, content: memoryview | bytes, offset: int) -> None:
@@ -178,23 +214,6 @@ def _put(descriptor: int, content: memoryview | bytes, offset: int) -> None:
     while left:
         done = os.pwrite(descriptor, left, offset)
         left, offset = left[done:], offset + done
-
-
-@contextmanager
-def written_to(folder: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into errors that name the folder and the fix.
-
-    Raises:
-        OutputError: on a full disk, a folder that cannot be written, or a quota.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"The disk of {folder} is full. Free some space or choose another folder.") from None
-        if error.errno in REFUSALS:
-            raise OutputError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from None
-        raise
 
 
 def _split(specs: Sequence[TensorSpec], shard_bytes: int) -> Iterator[list[TensorSpec]]:
@@ -222,12 +241,3 @@ def _header(shard: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
     text = json.dumps(table, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return struct.pack("<Q", len(text)) + text
-
-
-def _sync_folder(folder: Path) -> None:
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -23,18 +23,18 @@ class TaskPool(NamedTuple):
 
 _CLIP = {"base-patch32": "b32", "base-patch16": "b16", "large-patch14": "l14"}
 _SETS = {"TA8": "ta8", "TALL14": "ta14", "TALL20": "ta20"}
-EIGHT = ("sun397", "stanford-cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd")
-_ROBUST = ("stanford-cars", "eurosat", "resisc45", "gtsrb")
+EIGHT = ("sun397", "stanford_cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd")
+_ROBUST = ("stanford_cars", "eurosat", "resisc45", "gtsrb")
 _SUBSETS = {
-    "generalization_exp1": ("sun397", "stanford-cars", "resisc45", "dtd", "svhn", "gtsrb"),
-    "generalization_exp2": ("sun397", "stanford-cars", "gtsrb", "eurosat", "dtd", "mnist"),
+    "generalization_exp1": ("sun397", "stanford_cars", "resisc45", "dtd", "svhn", "gtsrb"),
+    "generalization_exp2": ("sun397", "stanford_cars", "gtsrb", "eurosat", "dtd", "mnist"),
     "robustness_clean": _ROBUST,
     "robustness_corrupted": _ROBUST,
     "svhn_and_mnist": ("svhn", "mnist"),
-    "sun397_and_cars": ("sun397", "stanford-cars"),
+    "sun397_and_cars": ("sun397", "stanford_cars"),
     "sun397_and_dtd": ("sun397", "dtd"),
-    "cars_and_dtd": ("stanford-cars", "dtd"),
-    "sun397_cars_and_dtd": ("sun397", "stanford-cars", "dtd"),
+    "cars_and_dtd": ("stanford_cars", "dtd"),
+    "sun397_cars_and_dtd": ("sun397", "stanford_cars", "dtd"),
 }
 DEFAULT_POOL = "CLIPVisionModelPool/clip-vit-base-patch32_TA8"
 POOLS = {

@@ -5,6 +5,7 @@ from typing import Any
 
 from fusionbench.compat.mergekit.models import Model, named, read_models, read_reference, read_slices
 from fusionbench.compat.mergekit.stacks import as_stack
+from fusionbench.compat.mergekit.tokenizers import read_template, read_vocabulary
 from fusionbench.compat.mergekit.values import Values
 from fusionbench.compat.mergekit.words import DTYPES, KEYS, LATER, METHODS, Target
 from fusionbench.config.wording import unknown_key
@@ -40,8 +41,7 @@ def from_mergekit(document: Mapping[str, JSON]) -> tuple[dict[str, JSON], tuple[
     models = [] if stacked else read_models(document, problems)
     base = _base(document, problems)
     slices = read_slices(document, base, problems, notes) if stacked else []
-    _check_tokenizer(document, base, problems, notes)
-    dtype = _dtype(document, problems, notes)
+    output = {**read_template(document, problems), "dtype": _dtype(document, problems, notes)}
     recipe: dict[str, JSON] = {}
     params: dict[str, JSON] = {}
     if target is not None:
@@ -54,6 +54,7 @@ def from_mergekit(document: Mapping[str, JSON]) -> tuple[dict[str, JSON], tuple[
             merged = [] if stacked else _merged(name, target, models, base, problems)
             experts = named(merged)
             params = values.of(experts, [model for model in models if model not in merged]) if merged else {}
+        recipe = {**recipe, **read_vocabulary(document, base, experts, problems, notes)}
     if target is None or problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
     entry = methods[target.method]
@@ -61,7 +62,7 @@ def from_mergekit(document: Mapping[str, JSON]) -> tuple[dict[str, JSON], tuple[
     method = {"name": entry.name, **compat, **target.sets}
     notes.insert(0, f"merge_method: {name} → method: {', '.join(f'{key}: {value}' for key, value in method.items())}")
     given = {key: model.as_expert() for key, model in experts.items()}
-    recipe = {"base": base, "experts": given, "method": {**method, **params}, **recipe, "output": {"dtype": dtype}}
+    recipe = {"base": base, "experts": given, "method": {**method, **params}, **recipe, "output": output}
     return recipe, tuple(dict.fromkeys(notes))
 
 
@@ -70,40 +71,6 @@ def _unread(document: Mapping[str, JSON]) -> list[str]:
     known = (*KEYS, *LATER)
     unknown = [unknown_key(str(key), "a mergekit recipe", known) for key in document if key not in known]
     return [*unknown, *(f"{key} cannot be honoured yet." for key in document if key in LATER)]
-
-
-def _check_tokenizer(document: Mapping[str, JSON], base: str | None, problems: list[str], notes: list[str]) -> None:
-    """Follow a tokenizer that is the base's; refuse by key what needs rows of embeddings to be moved."""
-    given = document.get("tokenizer")
-    source = document.get("tokenizer_source")
-    if source is not None and given is not None:
-        problems.append("tokenizer: a recipe has tokenizer or tokenizer_source, not both.")
-    path = "tokenizer_source" if source is not None else "tokenizer.source"
-    if given is not None:
-        if not isinstance(given, Mapping):
-            problems.append(f"tokenizer: expected a mapping such as {{source: base}}, got {given!r}.")
-            return
-        source = given.get("source", "union")
-        for key in given:
-            if key in ("tokens", "pad_to_multiple_of"):
-                problems.append(f"tokenizer.{key} cannot be honoured yet: rows of embeddings are merged as they stand.")
-            elif key != "source":
-                problems.append(
-                    unknown_key(f"tokenizer.{key}", "tokenizer", ("source", "tokens", "pad_to_multiple_of"))
-                )
-    if source is None:
-        return
-    if str(source) != "base" and str(source) != base:
-        problems.append(
-            f"{path}: {source} cannot be honoured yet: rows of embeddings are merged as they stand, so all models need "
-            "one vocabulary; base copies the base's tokenizer."
-        )
-    elif base is None:
-        problems.append(f"{path}: there is no base_model whose tokenizer could be taken.")
-    else:
-        notes.append(
-            f"{path}: the base's tokenizer is copied; rows of embeddings are merged as they stand, none is moved."
-        )
 
 
 def _base(document: Mapping[str, JSON], problems: list[str]) -> str | None:

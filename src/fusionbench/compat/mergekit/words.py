@@ -104,7 +104,7 @@ METHODS = {
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 KEYS = (
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
-    "tokenizer",
+    "tokenizer", "chat_template",
 )  # fmt: skip
-LATER = ("modules", "chat_template", "name")
+LATER = ("modules", "name")
 """Keys that mergekit has and that cannot be honoured yet; `name` is read where a file holds several documents."""

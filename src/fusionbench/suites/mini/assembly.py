@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from fusionbench.cache import cache_folder
 from fusionbench.config import Config, read_document
 from fusionbench.errors import ConfigError
-from fusionbench.finetune.recipe import FinetuneRecipe
+from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
 from fusionbench.registry import load_attribute, suggestion
 from fusionbench.suites.building import build_once
 from fusionbench.suites.load import load_suite
@@ -52,6 +52,8 @@ class Parts:
         notes: `(data folder) -> ` what a report should say of the suite.
         family: of its models.
         trained_heads: whether the tasks' heads come with the experts, so that the experts are trained first.
+        tuning: "full", or which adapter the experts are.
+        unseen: those of the tasks that no expert is trained on.
     """
 
     data: Callable[[Path, Any, int, Progress | None], None]
@@ -61,6 +63,8 @@ class Parts:
     notes: Callable[[Path], Sequence[str]]
     family: str
     trained_heads: bool = False
+    tuning: Tuning = "full"
+    unseen: tuple[str, ...] = ()
 
 
 def read_recipes(name: str, kind: type[R]) -> tuple[dict[str, R], dict[str, dict[str, Any]]]:

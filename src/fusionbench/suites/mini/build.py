@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from fusionbench.families import load_module
-from fusionbench.finetune.folder import RECORD
 from fusionbench.finetune.tune import score
 from fusionbench.suites.building import stage
 from fusionbench.suites.load import load_suite
@@ -21,6 +20,7 @@ from fusionbench.suites.tuning import MTL
 from fusionbench.suites.workers import Job, Work, one_thread, run_beside, run_here
 from fusionbench.training import Loop
 from fusionbench.training.checkpoint import CURVE
+from fusionbench.weights.companions import RECORD
 from fusionbench.weights.sources import open_source
 
 FEW_STEPS = 1000
@@ -65,13 +65,16 @@ def build(
 def _describe(name: str, parts: Parts, data: Path) -> Suite:
     """Return the suite with paths relative to its own folder."""
     tasks = {task: dict(description) for task, description in parts.describe(data).items()}
+    places = {task: f"./experts/{task}" for task in tasks if task not in parts.unseen}
+    adapters = {task: {"model": "./base", "adapter": place} for task, place in places.items()}
     pool = {
         "base": "./base",
-        "experts": {task: f"./experts/{task}" for task in tasks},
+        "experts": places if parts.tuning == "full" else adapters,
         "family": parts.family,
         "mtl": f"./experts/{MTL}",
     }
-    return Suite.read({"name": name, "pool": pool, "tasks": tasks}, f"The suite {name}")
+    unseen = {"unseen": list(parts.unseen)} if parts.unseen else {}
+    return Suite.read({"name": name, "pool": pool, "tasks": tasks, **unseen}, f"The suite {name}")
 
 
 def _pretrain(place: Path, data: Path, parts: Parts, recipe: MiniRecipe, seed: int, progress: Progress | None) -> None:
@@ -79,14 +82,16 @@ def _pretrain(place: Path, data: Path, parts: Parts, recipe: MiniRecipe, seed: i
     loop = Loop(training, checkpoint_every=CHECKPOINT_EVERY, log_every=50, progress=progress)
     with one_thread():
         parts.pretrain(place, data, recipe, seed, loop)
-    shutil.copyfile(training / "pretraining" / CURVE, place / CURVE)
+    curve = training / "pretraining" / CURVE
+    if curve.is_file():
+        shutil.copyfile(curve, place / CURVE)
 
 
 def _rounds(suite: Suite, parts: Parts, recipe: MiniRecipe, seed: int) -> list[tuple[Job, ...]]:
     """Return what is trained side by side: the model of all tasks first, or after the experts that bring its heads."""
     single, every = (settings.model_copy(update={"seed": seed}) for settings in (recipe.experts, recipe.mtl))
-    experts = tuple(Job(name=name, tasks=(name,), recipe=single) for name in suite.seen)
-    mtl = Job(name=MTL, tasks=suite.seen, recipe=every)
+    experts = tuple(Job(name=name, tasks=(name,), recipe=single, tuning=parts.tuning) for name in suite.seen)
+    mtl = Job(name=MTL, tasks=suite.seen, recipe=every, tuning=parts.tuning)
     return [experts, (mtl,)] if parts.trained_heads else [(mtl, *experts)]
 
 

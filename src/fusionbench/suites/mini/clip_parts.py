@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from fusionbench.suites.images import (
 from fusionbench.suites.images.captions import caption
 from fusionbench.suites.mini.assembly import Parts
 from fusionbench.suites.mini.pretraining import pretrain
-from fusionbench.suites.mini.recipe import MiniClipRecipe
+from fusionbench.suites.mini.recipe import MiniClipRecipe, TaskImages
 from fusionbench.suites.registration import Progress
 from fusionbench.training import Loop
 
@@ -31,16 +31,21 @@ TASKS_FILE = "tasks.json"
 FACTS = ("domain", "classes", "real", "source", "licence")
 
 
-def make_images(place: Path, recipe: MiniClipRecipe, seed: int, progress: Progress | None) -> None:
+def make_clip_images(place: Path, recipe: MiniClipRecipe, seed: int, progress: Progress | None) -> None:
     """Write the images of all tasks as arrays, and what is known of each task."""
-    images, facts = recipe.images, {}
-    for number, name in enumerate(TASKS, start=1):
+    make_images(place, TASKS, recipe.images, seed, progress)
+
+
+def make_images(place: Path, names: Sequence[str], images: TaskImages, seed: int, progress: Progress | None) -> None:
+    """Write the images of tasks as arrays, and what is known of each task."""
+    facts = {}
+    for number, name in enumerate(names, start=1):
         made = make_task(name, seed=seed, train=images.train, validation=images.validation, test=images.test)
         for split in SPLITS:
             write_split(place / name, split, getattr(made, split).images, getattr(made, split).labels)
         facts[name] = {key: getattr(made, key) for key in FACTS}
         if progress:
-            progress("images", number, len(TASKS))
+            progress("images", number, len(names))
     (place / TASKS_FILE).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -121,4 +126,4 @@ def _digest(split: ImageSplit) -> str:
     return hasher.hexdigest()
 
 
-PARTS = Parts(make_images, describe, make_base, digests, notes, family="clip")
+PARTS = Parts(make_clip_images, describe, make_base, digests, notes, family="clip")

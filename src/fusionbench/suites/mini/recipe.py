@@ -14,12 +14,17 @@ if TYPE_CHECKING:
 NAME = "mini/clip"
 
 
-class Images(Config):
-    """How many images are made, and how they are captioned."""
+class TaskImages(Config):
+    """How many images are made."""
 
     train: int | None = Field(default=None, description="of each task; null: the task's full size")
     validation: int | None = Field(default=None, description="of each task; null: the task's full size")
     test: int | None = Field(default=None, description="of each task; null: the task's full size")
+
+
+class Images(TaskImages):
+    """How many images are made beside those of the tasks, and how they are captioned."""
+
     emoji: int = Field(default=300, description="other emoji in the pretraining mixture")
     signs: int = Field(default=150, description="other road signs in the pretraining mixture")
     fashion: int | None = Field(default=None, description="other clothes in the pretraining mixture; null: all")

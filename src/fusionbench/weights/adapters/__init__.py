@@ -2,10 +2,12 @@
 
 from fusionbench.weights.adapters.dense import AdaptedSource
 from fusionbench.weights.adapters.extraction import Extracted, extract_lora
-from fusionbench.weights.adapters.opening import Space, is_adapter, open_adapter, open_experts
+from fusionbench.weights.adapters.matching import PREFIX
+from fusionbench.weights.adapters.opening import Space, is_adapter, open_adapter, open_adapter_tensors, open_experts
 from fusionbench.weights.adapters.own_space import AdapterBase
 
 __all__ = [
+    "PREFIX",
     "AdaptedSource",
     "AdapterBase",
     "Extracted",
@@ -13,5 +15,6 @@ __all__ = [
     "extract_lora",
     "is_adapter",
     "open_adapter",
+    "open_adapter_tensors",
     "open_experts",
 ]

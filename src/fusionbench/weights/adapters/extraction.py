@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -42,7 +42,9 @@ class _Parts(NamedTuple):
     modules: list[str]
 
 
-def extract_lora(base: Source, model: Source, rank: int, folder: Path) -> Extracted:
+def extract_lora(
+    base: Source, model: Source, rank: int, folder: Path, *, finish: Callable[[Path], None] | None = None
+) -> Extracted:
     """Write the difference of two checkpoints as an adapter that PEFT loads.
 
     The change Δ of each matrix becomes B·A with B = U_r·√σ and A = √σ⁻¹·U_rᵀ·Δ, where U_r holds the first r left
@@ -54,6 +56,7 @@ def extract_lora(base: Source, model: Source, rank: int, folder: Path) -> Extrac
         model: what it makes of it, as near as the rank allows.
         rank: r, at least 1; a matrix with a smaller side has that.
         folder: must not exist.
+        finish: writes more files into it before it takes its name.
 
     Raises:
         ConfigError: where `rank` is less than 1, or no matrix changed.
@@ -68,11 +71,13 @@ def extract_lora(base: Source, model: Source, rank: int, folder: Path) -> Extrac
     specs = list(_specs(base, model, own, parts))
     kept = {}
 
-    def finish(place: Path) -> None:
+    def complete(place: Path) -> None:
         name_adapter_file(place)
         (place / CONFIG_NAME).write_text(json.dumps(_config(base, parts, rank), indent=2) + "\n")
+        if finish is not None:
+            finish(place)
 
-    with CheckpointWriter(folder, specs, metadata={}, shard_bytes=2**62, finish=finish) as writer:
+    with CheckpointWriter(folder, specs, metadata={}, shard_bytes=2**62, finish=complete) as writer:
         for name, size in parts.matrices.items():
             delta = _delta(base, model, name, own[name])
             a, b, kept[name] = _factors(delta, size)

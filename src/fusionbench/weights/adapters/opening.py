@@ -1,12 +1,13 @@
 """Open what a recipe calls an expert, where that may be an adapter."""
 
+import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from fusionbench.config import ExpertConfig
-from fusionbench.errors import CheckpointError, ConfigError
+from fusionbench.errors import CheckpointError, ConfigError, IncompatibleModels
 from fusionbench.weights.adapters.configuration import CONFIG_NAME, AdapterConfig, read_adapter_config
 from fusionbench.weights.adapters.dense import AdaptedSource
 from fusionbench.weights.adapters.own_space import AdapterBase
@@ -17,6 +18,8 @@ from fusionbench.weights.sources import PICKLES, open_source
 
 Space = Literal["dense", "adapter"]
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
+RECORD = "fusionbench.json"
+"""What fine-tuning here leaves beside an adapter; its "base" is the fingerprint of the model it was trained on."""
 
 
 def is_adapter(reference: str | Path) -> bool:
@@ -42,7 +45,8 @@ def open_adapter(reference: str | Path, base: Source | None = None, space: Space
     Raises:
         CheckpointError: where it is damaged, or of a kind that is not base + ΔW.
         ConfigError: for (IA)³ where `space` is None, and for LoRA where it is "adapter".
-        IncompatibleModels: naming everything of the adapter that does not fit the base.
+        IncompatibleModels: naming everything of the adapter that does not fit the base, or where its record says that
+            it was trained on another model.
     """
     label = str(reference)
     config = read_adapter_config(resolve(reference))
@@ -59,7 +63,37 @@ def open_adapter(reference: str | Path, base: Source | None = None, space: Space
         )
     if space == "adapter":
         return tensors
-    return AdaptedSource(label, base if base is not None else _own_base(label, config), tensors, config)
+    model = base if base is not None else _own_base(label, config)
+    adapted = AdaptedSource(label, model, tensors, config)
+    _check_origin(label, config, model)
+    return adapted
+
+
+def _check_origin(label: str, config: AdapterConfig, base: Source) -> None:
+    """Refuse an adapter on a base that it fits in shape alone, where the record of its training says so.
+
+    Raises:
+        IncompatibleModels: where it was trained on another model.
+    """
+    try:
+        trained_on = json.loads((config.folder / RECORD).read_text()).get("base")
+    except (OSError, ValueError, AttributeError):
+        return
+    if isinstance(trained_on, str) and trained_on != base.fingerprint():
+        raise IncompatibleModels(
+            f"The adapter {label} was trained on another model than {base.label}: by its record on {trained_on}, this "
+            f"is {base.fingerprint()}. Name the model that it was trained on ({config.trained_on or 'unknown'}); to "
+            f"try it on this one all the same, remove {RECORD} from its folder."
+        )
+
+
+def open_adapter_tensors(reference: str | Path) -> Source:
+    """Open an adapter's own tensors, under the names that PEFT gives them in files.
+
+    Raises:
+        CheckpointError: where it is damaged, or of a kind that is not base + ΔW.
+    """
+    return _tensors(str(reference), read_adapter_config(resolve(reference)).folder)
 
 
 def _tensors(label: str, folder: Path) -> Source:

@@ -1,0 +1,52 @@
+"""`verify` and `remake`: is a merged folder what it says it is? No torch here."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusionbench.cli.console import complain, note, progress, say, say_json
+
+Folder = Annotated[Path, typer.Argument(help="A folder that fusionbench merge wrote.")]
+
+
+def add_to(application: typer.Typer) -> None:
+    """Add this group's verbs."""
+    application.command(epilog="Example: fusionbench verify ./merged")(verify)
+    application.command(epilog="Example: fusionbench remake ./merged")(remake)
+
+
+def verify(
+    folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False
+) -> None:
+    """Hold a merged folder's files against its fusion.lock.json; exit code 2 where one has changed."""
+    from dataclasses import asdict
+
+    from fusionbench.provenance import verify as check
+
+    found = check(folder)
+    if as_json:
+        say_json(asdict(found))
+    else:
+        for line in found.inputs:
+            note(line)
+        for line in found.outputs:
+            complain(line)
+        if not found.outputs:
+            how = "every byte" if found.full else "sizes, headers and samples; merge with --verify for every byte"
+            say(f"{folder} is as its lock says ({how}).")
+    if found.outputs:
+        raise typer.Exit(2)
+
+
+def remake(folder: Folder) -> None:
+    """Make a merged folder once more from its recipe and compare byte by byte; exit code 2 where they differ."""
+    from fusionbench.provenance import remake as make_again
+
+    with progress() as advance:
+        differences = make_again(folder, advance)
+    for line in differences:
+        complain(line)
+    if differences:
+        raise typer.Exit(2)
+    say(f"{folder} was made once more from the same inputs: every file is equal.")

@@ -1,0 +1,180 @@
+"""An experiment as data: which published tables it answers, with which suite, methods and settings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from fusionbench.config import Config, Recipe, read_document
+from fusionbench.config.fields import Text
+from fusionbench.errors import ConfigError
+from fusionbench.registry import Entry, suggestion
+
+FOLDER = Path(__file__).resolve().parent / "files"
+Pipeline = Literal["average", "adapted", "retrained", "quoted"]
+TOLERANCE: Mapping[str, float | None] = {"average": 0.3, "adapted": 1.0, "retrained": None, "quoted": None}
+"""Points (× 100) by which a run on the papers' checkpoints may differ besides rounding and two standard errors.
+
+Rows whose experts must be trained anew are held to their order only; rows that a paper quoted get no verdict.
+"""
+FIRST = "suite.first"
+"""A varied key of its own: how many of the suite's experts are merged, in the suite's order."""
+
+
+class Printed(Config):
+    """Where a row stands in the published tables."""
+
+    method: Text = Field(description="the tables' name of the method")
+    variant: dict[Text, Text] = Field(default={}, description="further settings that pick the row")
+
+
+class Row(Config):
+    """One row: a method with every parameter, and the printed row that it answers."""
+
+    label: Text = Field(description="what the row is called here")
+    method: dict[Text, Any] = Field(description="as a recipe has it: name, and every parameter")
+    printed: Printed | None = Field(default=None, description="null: a row that no paper has")
+    pipeline: Pipeline = Field(default="average", description="how its numbers came about; decides the tolerance")
+    settings: dict[Text, Any] = Field(default={}, description="other keys of the recipe, such as batch_norm")
+    unavailable: Text | None = Field(default=None, description="why nobody can run this row on the papers' suite")
+    part: dict[Text, Any] = Field(default={}, description="experts and unseen tasks of the suite, where not all")
+    stand_in_part: dict[Text, Any] = Field(default={}, description="the same of the stand-in")
+    stand_in_params: dict[Text, Any] = Field(
+        default={}, description="parameters of the method that the stand-in's size asks for"
+    )
+    select: dict[Text, tuple[Any, ...]] = Field(
+        default={}, description="keys of the recipe that are chosen on the validation split, with the papers' grids"
+    )
+
+
+class Claim(Config):
+    """Something a paper says of its table: an order of two rows' averages, or of a row and a number."""
+
+    text: Text = Field(description="in the paper's words, shortened")
+    higher: Text = Field(description="label of the row whose average is larger")
+    lower: Text = Field(description="label of the row whose average is smaller")
+
+
+class Experiment(Config):
+    """One experiment: rows × tasks, or rows × tasks × one varied key."""
+
+    name: Text
+    title: Text
+    paper: Text = Field(description="arXiv id of the paper that printed it")
+    kind: Literal["table", "transfer", "curve", "cosine"] = Field(
+        default="table",
+        description="rows of methods; every model on every task; rows along a varied key; similarity of task vectors",
+    )
+    published: tuple[Text, ...] = Field(default=(), description="files of the published tables that it answers")
+    figures: tuple[Text, ...] = Field(default=(), description="figures of the papers that show its numbers")
+    suite: dict[Text, Any] = Field(description="the papers' own: hub ids or local files")
+    stand_in: dict[Text, Any] = Field(description="an offline suite of the same shape")
+    rows: tuple[Row, ...] = Field(default=(), description="methods, in the table's order")
+    vary: dict[Text, tuple[Any, ...]] = Field(default={}, description="keys of the recipe that take several values")
+    variant: dict[Text, Text] = Field(
+        default={}, description="the tables' word for a varied key, such as scaling for method.scale"
+    )
+    claims: tuple[Claim, ...] = ()
+    notes: tuple[Text, ...] = Field(default=(), description="what a reader must know before comparing")
+    tasks: dict[Text, Text] = Field(default={}, description="the tables' name of a dataset to the suite's task")
+    shorter: dict[Text, dict[Text, Any]] = Field(
+        default={},
+        description="profiles with a shorter schedule, by name: parameters by method, printed above the table",
+    )
+
+
+class Point(Config):
+    """One run of an experiment: its row, the values of the varied keys, and the recipe."""
+
+    row: Row
+    values: dict[Text, Any] = {}  # noqa: RUF012
+    recipe: Annotated[dict[str, Any], Field(repr=False)]
+
+    def load(self, **changes: Any) -> Recipe:
+        """Return the checked recipe, with other values at some dotted keys."""
+        document = self.recipe
+        for key, value in changes.items():
+            document = _with(document, key.split("."), value)
+        return Recipe.read(document, f"The row {self.row.label}")
+
+
+def points(
+    experiment: Experiment, *, stand_in: bool, profile: str | None = None, seed: int = 0, order: Sequence[str] = ()
+) -> Iterator[Point]:
+    """Yield the runs of an experiment, in the table's order.
+
+    Args:
+        experiment: of the kind table or curve.
+        stand_in: use the offline suite instead of the papers'.
+        profile: of `shorter`; None is the papers' schedule.
+        seed: of the recipes and of the stand-in's build.
+        order: the suite's experts, where their number is varied.
+
+    Raises:
+        ConfigError: where there is no such profile.
+    """
+    if profile is not None and profile not in experiment.shorter:
+        raise ConfigError(
+            f"{experiment.name} has no profile {profile!r}. {suggestion(profile, list(experiment.shorter))}"
+        )
+    changes = experiment.shorter[profile] if profile else {}
+    suite = suite_of(experiment, stand_in=stand_in, seed=seed)
+    for row in experiment.rows:
+        method = {**row.method, **changes.get(str(row.method["name"]), {}), **(row.stand_in_params if stand_in else {})}
+        whole = {**suite, **(row.stand_in_part if stand_in else row.part)}
+        for values in product(*experiment.vary.values()):
+            chosen = dict(zip(experiment.vary, values, strict=True))
+            document: dict[str, Any] = {**row.settings, "suite": whole, "method": method, "seed": seed}
+            for key, value in chosen.items():
+                path, told = (
+                    (["suite", "experts"], list(order[: int(value)])) if key == FIRST else (key.split("."), value)
+                )
+                document = _with(document, path, told)
+            yield Point(row=row, values=chosen, recipe=document)
+
+
+def suite_of(experiment: Experiment, *, stand_in: bool, seed: int = 0) -> dict[str, Any]:
+    """Return the suite as a recipe has it: the papers', or the stand-in of a seed."""
+    return {**experiment.stand_in, "seed": seed} if stand_in else dict(experiment.suite)
+
+
+def _with(document: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return a copy with another value at a dotted key."""
+    first, *rest = path
+    inner = document.get(first, {})
+    return {**document, first: _with(inner, rest, value) if rest else value}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all experiments."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def load_experiment(name: str) -> Experiment:
+    """Return an experiment by its name, or from a YAML file.
+
+    Raises:
+        ConfigError: where there is none of that name, or it is wrong.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"There is no experiment {name!r}. {suggestion(name, list(names()))}")
+    document = read_document(path)
+    return Experiment.read({"name": path.stem, **document}, f"The experiment {path.stem}")
+
+
+def entries() -> Iterator[Entry]:
+    """Yield what the index says of each experiment."""
+    for name in names():
+        found = load_experiment(name)
+        facts = {
+            "suite": found.suite["name"],
+            "stand_in": found.stand_in["name"],
+            "published": list(found.published),
+            "figures": list(found.figures),
+            "rows": [row.label for row in found.rows],
+        }
+        location = f"{__name__}:{load_experiment.__name__}"
+        yield Entry(name, found.title, location, kind="experiment", paper=found.paper, data=facts)

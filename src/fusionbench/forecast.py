@@ -1,0 +1,234 @@
+"""What a merge would cost, before it is run: from headers, and a rehearsal on made-up tensors of the same shapes."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from time import perf_counter
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from fusionbench.config import Recipe
+from fusionbench.errors import ConfigError
+from fusionbench.kernels.tiles import BLOCK
+from fusionbench.merge import Pool, open_pool, plan_of_recipe
+from fusionbench.registry import Entry, methods
+from fusionbench.weights.engine import run_plan
+from fusionbench.weights.headers import ITEM_BYTES, TensorSpec, as_buffer
+from fusionbench.weights.plan import Input, Plan, Step
+
+LONG_ENOUGH = 0.5
+"""Seconds from which on a rehearsal is believed."""
+ENTRIES = 1 << 20
+"""Entries of the first rehearsal; each further one takes four times as many."""
+LARGEST = 1 << 26
+"""Entries from which on no larger rehearsal is made."""
+SHIFT = 997
+"""Entries between the places from which two made-up sources begin to read the same numbers."""
+START_SECONDS = 0.4
+"""Start of the process and of its imports without torch, measured on the development machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """What a merge is expected to take.
+
+    Attributes:
+        tensors: of the output.
+        parameters: of the output.
+        read: bytes of all inputs, which each pass reads once.
+        passes: over the inputs.
+        written: bytes.
+        free: bytes free where the output goes.
+        seconds: on this machine, with the inputs in the page cache.
+        memory: bytes beside mapped files, at the peak.
+        rehearsed: share of the merge that was tried out to know.
+    """
+
+    tensors: int
+    parameters: int
+    read: int
+    passes: int
+    written: int
+    free: int
+    seconds: float
+    memory: int
+    rehearsed: float
+
+
+def forecast(recipe: Recipe, out: Path, pool: Pool | None = None) -> Forecast:
+    """Return what a merge would take; no tensor of the inputs is read, and nothing is left behind.
+
+    The method runs, for about two seconds, on made-up tensors with the shapes and kinds of the plan's, from memory to a
+    file beside `out`; its time is scaled by the number of entries.
+
+    Args:
+        recipe: of a method that merges tensor by tensor.
+        out: where the output would go.
+        pool: the recipe's models where they are opened already.
+
+    Raises:
+        FusionBenchError: where the recipe cannot be run; see `fusionbench.merge.plan_of_recipe`.
+    """
+    pool = pool or open_pool(recipe)
+    entry = methods[recipe.method.name]
+    if entry.kind != "stream":
+        raise ConfigError(f"{entry.name} does not merge tensor by tensor, so its cost is not known beforehand.")
+    plan = plan_of_recipe(recipe, pool)
+    entries = sum(step.output.size for step in plan)
+    place = _existing(out)
+    sample, seconds, passes, memory = _rehearse(plan, entry, recipe, place)
+    share = sample / entries if entries else 1.0
+    return Forecast(
+        tensors=len(plan.steps),
+        parameters=entries,
+        read=sum(spec.nbytes for source in plan.sources for spec in source.specs.values()),
+        passes=passes,
+        written=sum(step.output.nbytes for step in plan),
+        free=shutil.disk_usage(place).free,
+        seconds=START_SECONDS + seconds / max(share, 1e-12),
+        memory=max(memory, _held(plan, entry, recipe.runtime.threads or os.cpu_count() or 1)),
+        rehearsed=share,
+    )
+
+
+def _existing(out: Path) -> Path:
+    """Return the nearest folder above `out` that is there."""
+    place = out.resolve().parent
+    while not place.is_dir():
+        place = place.parent
+    return place
+
+
+def _rehearse(plan: Plan, entry: Entry, recipe: Recipe, place: Path) -> tuple[int, float, int, int]:
+    """Return entries, seconds, passes and bytes of memory of the largest rehearsal that was needed."""
+    values, runtime, total = recipe.method.params, recipe.runtime, sum(step.output.size for step in plan)
+    wanted, warm = ENTRIES, False
+    while True:
+        part = _part(plan, wanted)
+        with tempfile.TemporaryFile(dir=place if os.access(place, os.W_OK) else None) as file:
+            sink = _FileSink(part, file.fileno())
+            started = perf_counter()
+            passes = run_plan(part, entry, sink, values=values, threads=runtime.threads, memory=runtime.memory,
+                              device=runtime.device)  # fmt: skip
+            seconds = perf_counter() - started
+        entries = sum(step.output.size for step in part)
+        enough = seconds >= LONG_ENOUGH or entries >= min(total, LARGEST)
+        if warm and enough:
+            return entries, seconds, passes, sink.peak
+        # The first time loads kernels, which later merges find compiled.
+        warm = True
+        if not enough:
+            wanted *= 4
+
+
+def _part(plan: Plan, wanted: int) -> Plan:
+    """Return a plan of made-up tensors: steps evenly taken from the plan until they hold about `wanted` entries."""
+    total = sum(step.output.size for step in plan)
+    stride = max(1, min(total // max(wanted, 1), len(plan.steps)))
+    chosen: list[Step] = []
+    held = 0
+    for step in plan.steps[stride // 2 :: stride]:
+        if held >= wanted and chosen:
+            break
+        chosen.append(_cut(step, wanted))
+        held += chosen[-1].output.size
+    specs: list[dict[str, TensorSpec]] = [{} for _ in plan.sources]
+    for step in chosen:
+        for place in (*((step.base,) if step.base else ()), *step.experts, *step.statistics):
+            specs[place.source][place.spec.name] = place.spec
+    return Plan(tuple(_MadeUp(index, held) for index, held in enumerate(specs)), tuple(chosen), ())
+
+
+def _cut(step: Step, wanted: int) -> Step:
+    """Return a step with fewer rows where its tensor alone is larger than the rehearsal; matrices keep their shape."""
+    shape = step.output.shape
+    if step.output.size <= wanted or step.site.role in ("matrix", "conv") or not shape:
+        return step
+    rows = max(1, wanted // max(1, step.output.size // shape[0]))
+    cut = (rows, *shape[1:])
+
+    def smaller(place: Input) -> Input:
+        return place._replace(spec=place.spec._replace(shape=cut))
+
+    return step._replace(
+        output=step.output._replace(shape=cut),
+        site=replace(step.site, shape=cut),
+        base=smaller(step.base) if step.base else None,
+        experts=tuple(smaller(place) for place in step.experts),
+        statistics=tuple(smaller(place) for place in step.statistics),
+    )
+
+
+def _held(plan: Plan, entry: Entry, threads: int) -> int:
+    """Return the bytes that methods on whole tensors hold of the largest one, in every thread."""
+    if entry.unit == "element":
+        return 0
+    largest = max((step.held for step in plan if step.action == "merge"), default=0)
+    rows = max((len(step.experts) + len(step.statistics) for step in plan), default=0) + 4
+    return threads * rows * largest * 4
+
+
+class _MadeUp:
+    """A source whose tensors hold made-up numbers, the same few megabytes again and again."""
+
+    config: Mapping[str, Any] = MappingProxyType({})
+    folder = None
+
+    def __init__(self, index: int, specs: Mapping[str, TensorSpec]) -> None:
+        self.label = f"made-up model {index}"
+        self.specs = specs
+        # Sources share their numbers, each from another place on, so that no delta is zero.
+        self._numbers = {kind: values[index * SHIFT : index * SHIFT + BLOCK] for kind, values in _numbers().items()}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> memoryview:
+        """Return as many bytes as a real tensor would give."""
+        spec = self.specs[name]
+        count = (spec.size if stop is None else stop) - start
+        numbers = self._numbers.get(spec.dtype)
+        if numbers is None:
+            return memoryview(bytes(count * ITEM_BYTES[spec.dtype]))
+        return as_buffer(numbers[:count] if count <= BLOCK else np.resize(numbers, count))
+
+    def fingerprint(self) -> str:
+        """Return a name: what is made up has no content to digest."""
+        return f"fp:{self.label}"
+
+
+@cache
+def _numbers() -> dict[str, np.ndarray[Any, Any]]:
+    values = np.random.default_rng(0).normal(scale=0.02, size=2 * BLOCK).astype(np.float32)
+    bits = (values.view(np.uint32) >> 16).astype(np.uint16)
+    return {"F32": values, "BF16": bits, "F16": values.astype(np.float16)}
+
+
+class _FileSink:
+    """Writes each tensor to its place in a file, as a checkpoint's writer does."""
+
+    def __init__(self, plan: Plan, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._place: dict[str, tuple[int, int]] = {}
+        self.peak = 0
+        offset = 0
+        for step in plan:
+            self._place[step.output.name] = (offset, ITEM_BYTES[step.output.dtype])
+            offset += step.output.nbytes
+
+    def write(self, name: str, content: memoryview, start: int = 0) -> None:
+        offset, item = self._place[name]
+        os.pwrite(self._descriptor, content, offset + start * item)
+        self.peak = max(self.peak, _anonymous())
+
+
+def _anonymous() -> int:
+    """Return the bytes of memory that this process holds beside mapped files."""
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.is_file() else ():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    return 0

@@ -1,0 +1,246 @@
+"""Adaptation on unlabelled inputs: where it looks, the loss it descends, and the coefficients that it learns."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from fusionbench.errors import ConfigError, NotAdaptable, NotFinite
+from fusionbench.families import Batch
+from fusionbench.methods._context import Context
+from fusionbench.methods._deltas import Mask, MergedModule
+from fusionbench.mixing import FusedWeights
+from fusionbench.tasks import Predictor, Task
+from fusionbench.training import State, Step, Steps
+from fusionbench.weights.sources import open_source
+from fusionbench.weights.tensors import LazyWeights
+
+AdaptSplit = Literal["test", "validation"]
+COEFFICIENTS = "coefficients"
+COLLAPSED = 0.95
+"""Share of one class among a task's predictions from which a collapse is reported."""
+LOOKED = 256
+"""Inputs of each task that are looked at for a collapse."""
+Drawn = Mapping[str, Batch]
+"""One batch of each task, without labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adaptation:
+    """A merged module, its tasks, and how their inputs are drawn.
+
+    Attributes:
+        merged: the working module.
+        tasks: by name.
+        context: of the run.
+        split: where inputs come from.
+        batch: inputs of each task that are run together.
+        weight: factor of each task's loss; several batches that are run as one count as several.
+        checkpoint_every: steps between checkpoints.
+        evaluate_every: steps between scores on validation data; 0 is never.
+    """
+
+    merged: MergedModule
+    tasks: Mapping[str, Task]
+    context: Context
+    split: AdaptSplit
+    batch: int
+    weight: int = 1
+    checkpoint_every: int = 100
+    evaluate_every: int = 0
+
+    def predictors(self) -> dict[str, Predictor]:
+        """Return each task's head over the module, once every task was asked for its objective.
+
+        Raises:
+            NotAdaptable: with the reason of a task that has none, before anything long.
+            MissingData: where a task lacks the split.
+        """
+        bound = {name: task.bind(self.merged.module) for name, task in self.tasks.items()}
+        check_adaptable(self.tasks, bound, self.split, self.merged.device)
+        return bound
+
+    def batches(self, start: int) -> Iterator[Drawn]:
+        """Yield steps' worth of batches for ever, each task's in an order of its own, as if `start` had been taken."""
+        drawn = {
+            name: task.batches(
+                self.split, size=self.batch, seed=self.context.seed, start=start * self.batch, labels=False
+            )
+            for name, task in self.tasks.items()
+        }
+        while True:
+            yield {name: next(of_task) for name, of_task in drawn.items()}
+
+    def pairs(self, start: int) -> Iterator[tuple[Drawn, Drawn]]:
+        """Yield two such batches a step."""
+        drawn = self.batches(2 * start)
+        while True:
+            yield next(drawn), next(drawn)
+
+    def descend(self, predictors: Mapping[str, Predictor], drawn: Drawn) -> Tensor:
+        """Leave the gradient of Σ over tasks of the mean entropy in the module, and return that sum.
+
+        Raises:
+            NotFinite: naming the task whose loss is NaN or infinite.
+        """
+        self.merged.clear()
+        total = torch.zeros((), device=self.context.device)
+        for name, one in drawn.items():
+            loss = self.tasks[name].objective(predictors[name], one)
+            if not bool(torch.isfinite(loss.detach())):
+                raise NotFinite(
+                    f"The adaptation's loss on the task {name} is {float(loss.detach())}: its logits are not finite. "
+                    "Check the experts, lower method.learning_rate, or leave clamp=true."
+                )
+            (self.weight * loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.detach()
+        return total
+
+    def learn(
+        self, name: str, steps: int, step: Step, batches: Callable[[int], Iterator[Any]],
+        trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, put: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Run the one loop over these tasks; `put` puts the weights of the present state, for scores on the way.
+
+        Raises:
+            Interrupted: on Ctrl-C; the same command goes on from the last checkpoint.
+        """
+        merged, context = self.merged, self.context
+
+        def validate() -> dict[str, float]:
+            put()
+            scores = context.evaluate(FusedWeights(merged.weights(), context.family, merged.reference))
+            return {"validation": sum(scores.values()) / len(scores), **scores}
+
+        loop = replace(context.loop, checkpoint_every=self.checkpoint_every)
+        course = Steps(steps, seed=context.seed, validate_every=self.evaluate_every)
+        validating = validate if self.evaluate_every > 0 else None
+        loop.run(name, course, step, batches, trained, optimizer, validate=validating)
+        merged.clear()
+
+
+def learn_coefficients(
+    adaptation: Adaptation, learned: Tensor, *, steps: int, learning_rate: float, clamp: bool, mask: Mask | None = None
+) -> None:
+    """Learn coefficients `(experts, groups)` in place, by Adam on the entropy (arXiv:2310.02575, §3.2).
+
+    Args:
+        adaptation: the module and its tasks.
+        learned: the coefficients at the start.
+        steps: of Adam.
+        learning_rate: of Adam (0.9, 0.999).
+        clamp: use coefficients clamped to [0, 1], with no gradient outside.
+        mask: what the sum of task vectors is multiplied by, and stays.
+
+    Raises:
+        NotAdaptable: where a task has no objective without labels.
+        NotFinite: where a loss is NaN or infinite.
+    """
+    merged = adaptation.merged
+    predictors = adaptation.predictors()
+    learned.requires_grad_(True)
+
+    def used() -> Tensor:
+        return clamped(learned.detach(), clamp)
+
+    def step(_: State, drawn: Drawn) -> dict[str, Tensor | float]:
+        factors = used()
+        merged.put(factors, mask)
+        total = adaptation.descend(predictors, drawn)
+        learned.grad = merged.gradient(learned.shape[1], mask) * inside(learned.detach(), clamp)
+        return {"loss": total, **spread(factors)}
+
+    optimizer = torch.optim.Adam([learned], lr=learning_rate)
+    adaptation.learn(
+        "adamerging",
+        steps,
+        step,
+        adaptation.batches,
+        {COEFFICIENTS: learned},
+        optimizer,
+        lambda: merged.put(used(), mask),
+    )
+    learned.requires_grad_(False)
+
+
+def clamped(coefficients: Tensor, clamp: bool) -> Tensor:
+    """Return coefficients as they are used: within [0, 1] where that is asked for."""
+    return coefficients.clamp(0, 1) if clamp else coefficients
+
+
+def inside(coefficients: Tensor, clamp: bool) -> Tensor | float:
+    """Return where a coefficient that is clamped at use has a gradient."""
+    return (coefficients >= 0) & (coefficients <= 1) if clamp else 1.0
+
+
+def spread(coefficients: Tensor) -> dict[str, Tensor | float]:
+    """Return least, mean and largest coefficient, for the curve."""
+    return {"min": coefficients.min(), "mean": coefficients.mean(), "max": coefficients.max()}
+
+
+def check_adaptable(
+    tasks: Mapping[str, Task], predictors: Mapping[str, Predictor], split: AdaptSplit, device: torch.device
+) -> None:
+    """Ask every task for its objective once, so that what cannot be adapted is refused before anything long.
+
+    Raises:
+        NotAdaptable: with the task's reason.
+        MissingData: where a task lacks the split.
+    """
+    if not tasks:
+        raise NotAdaptable(
+            "There are no tasks to adapt on. Adaptation needs a suite, or experts that name their tasks."
+        )
+    for name, task in tasks.items():
+        first = next(task.batches(split, size=2, limit=2, labels=False))
+        with torch.no_grad():
+            task.objective(predictors[name], placed(first, device))
+
+
+def placed(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch with its tensors on a device."""
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
+
+
+def save_coefficients(merged: MergedModule, context: Context, used: Tensor) -> None:
+    """Keep coefficients with the names that their rows and columns belong to."""
+    text = {"experts": "\n".join(merged.experts), "names": "\n".join(merged.names)}
+    context.save(COEFFICIENTS, {COEFFICIENTS: used.cpu()}, text)
+
+
+def read_coefficients(path: Path, merged: MergedModule, shape: tuple[int, int]) -> Tensor:
+    """Return coefficients that an earlier run saved.
+
+    Raises:
+        ConfigError: where they are missing, or belong to other experts or tensors.
+    """
+    source = open_source(path)
+    found = LazyWeights(source)
+    if COEFFICIENTS not in found or tuple(found[COEFFICIENTS].shape) != shape:
+        held = f"; they are {tuple(found[COEFFICIENTS].shape)}" if COEFFICIENTS in found else ""
+        raise ConfigError(
+            f"{path} holds no {COEFFICIENTS} of {shape[0]} experts × {shape[1]} groups{held}. "
+            "Give a run of the same experts and granularity, or leave method.coefficients out to adapt anew."
+        )
+    metadata = getattr(source, "metadata", {})
+    for key, expected in (("experts", merged.experts), ("names", merged.names)):
+        if tuple(metadata.get(key, "").split("\n")) != expected:
+            raise ConfigError(
+                f"{path} was made for other {key}, or in another order. Leave method.coefficients out to adapt anew."
+            )
+    return found[COEFFICIENTS].to(merged.device)
+
+
+@torch.no_grad()
+def report_collapse(merged: MergedModule, tasks: Mapping[str, Task], context: Context, split: AdaptSplit) -> None:
+    """Note every task for which the model predicts almost only one class: what entropy rewards, and nobody wants."""
+    for name, task in tasks.items():
+        looked = placed(next(task.batches(split, size=LOOKED, limit=LOOKED, labels=False)), merged.device)
+        outputs = task.bind(merged.module)(looked)
+        if isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1:
+            share = float(outputs.argmax(dim=1).bincount().max()) / len(outputs)
+            if share > COLLAPSED:
+                context.note(f"{name}: {share:.0%} of the predictions are one class; the entropy has collapsed")

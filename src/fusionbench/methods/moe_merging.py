@@ -1,0 +1,56 @@
+"""MoE merging: the MLPs of several dense models become the experts of one sparse model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from fusionbench.families.sparse import mixtral_config
+from fusionbench.methods._method import merge_method
+from fusionbench.methods._mixtral import Deviation, check_choice, dense_mlps, sparse_block
+from fusionbench.methods._outside import base_or_average
+from fusionbench.mixing.sites import ModuleSite, Replacement
+from fusionbench.parameters import Count
+
+
+def merged_config(config: Mapping[str, Any], experts: int, *, top_k: int) -> dict[str, Any]:
+    """Return the configuration of the mixture; see `mixtral_config`."""
+    return mixtral_config(config, experts, top_k)
+
+
+def check_merging(experts: Sequence[str], *, top_k: int) -> None:
+    """Refuse more experts a token than there are; see `check_choice`."""
+    check_choice(top_k, len(experts))
+
+
+@merge_method(
+    "moe_merging",
+    paper="arXiv:2212.05055",
+    kind="rebuild",
+    category="mix",
+    version=1,
+    needs=("training_after",),
+    sites=dense_mlps,
+    rest=base_or_average,
+    configure=merged_config,
+    check=check_merging,
+)
+def moe_merging(
+    site: ModuleSite, base: Mapping[str, Tensor], experts: Sequence[Mapping[str, Tensor]], *,
+    top_k: Count = 2, router_deviation: Deviation = 0.02,
+) -> Replacement:  # fmt: skip
+    """Return a sparse block whose experts are the MLPs of the pool's models, Σ p̂ₑ·MLPₑ(x) over the chosen.
+
+    Attention, norms, embeddings and head are the base's; the router is new, so that the model must be trained.
+
+    Args:
+        site: an MLP of a Llama or Mistral.
+        base: its tensors in the base, not looked at.
+        experts: its tensors in each model.
+        top_k: how many of them a token passes.
+        router_deviation: of the router's weights, N(0, σ²); 0 gives all experts the same share until it is trained.
+
+    Others: what fusion_bench 0.2.33 registers under this name cannot be run; mergekit-moe sets routers by prompts.
+    """
+    del base
+    return sparse_block(site, experts, deviation=router_deviation)

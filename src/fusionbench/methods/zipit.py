@@ -1,0 +1,176 @@
+"""ZipIt: merge the units that answer alike, within a model as well as between models."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from fusionbench.errors import ConfigError
+from fusionbench.families import Permutation
+from fusionbench.merge import Pool
+from fusionbench.methods._context import Context
+from fusionbench.methods._matching import Moments, assigned, collect_moments
+from fusionbench.methods._method import merge_method
+from fusionbench.methods._permutations import (
+    Tensors,
+    as_stored,
+    check_groups,
+    count_of,
+    first_batch,
+    groups_of,
+    mapped,
+    read_model,
+    recalibrated,
+    unlabelled,
+)
+from fusionbench.methods._statistics import CollectSplit, Wearer
+from fusionbench.mixing import Fused, FusedWeights
+from fusionbench.parameters import Count, Range, Share
+from fusionbench.tasks import Task
+
+
+@merge_method(
+    "zipit",
+    paper="arXiv:2305.03053",
+    kind="whole",
+    category="merge",
+    version=1,
+    needs=("unlabelled", "one_architecture"),
+)
+def zipit(
+    pool: Pool,
+    tasks: Mapping[str, Task],
+    context: Context,
+    *,
+    alpha: Annotated[float, Range(0, 1)] = 0.3,
+    beta: Share = 0.125,
+    split: CollectSplit = "train",
+    examples: Count = 256,
+) -> Fused:
+    """Return W* = Σₖ Mₖ·Wₖ·Uₖ, in which the units that correlate most were merged pair by pair (arXiv:2305.03053).
+
+    Args:
+        pool: the experts are merged; the base, or the first expert, gives what is not fused.
+        tasks: whose inputs correlations are taken over.
+        context: of the run.
+        alpha: a; the similarity of merged units is multiplied by it, so that few merge again; 0 forbids units of one
+            model to be in a merged unit twice.
+        beta: b; share of the merges that may be within one model.
+        split: where inputs come from.
+        examples: inputs of each task.
+
+    Raises:
+        MissingPart: where the family names no permutations.
+        IncompatibleModels: where a permutation changes what a model computes.
+        ConfigError: where there is no task to take inputs from.
+
+    Others: the authors' code adds 10⁻⁵ to the count of merged units, which shrinks weights a little; counts are exact
+    here. Attention heads, blocks of units that answer together, are matched one to one between models.
+    """
+    wearer = Wearer(pool, context.family, context.device)
+    groups = groups_of(pool, context.family, wearer, "zipit")
+    models = [read_model(wearer, name) for name in pool.experts]
+    check_groups(wearer, context.family, models[0], groups, first_batch(tasks, context, split, "zipit"), context.seed)
+    inputs = unlabelled(tasks, context, split=split, examples=examples)
+    moments = collect_moments(wearer, context.family, models, groups, inputs)
+    context.used("adapted", split=split, tasks=tuple(tasks), count=count_of(tasks, split, examples))
+    zipped = {}
+    for group in groups:
+        blocks = any(models[0][name].shape[axis] != group.units for name, axis in group.produced)
+        zipped[group.name] = (
+            one_to_one(moments[group.name], group.units, len(models))
+            if blocks
+            else greedy(moments[group.name].correlation(), group.units, len(models), alpha, beta)
+        )
+    merged = zip_models(models, groups, zipped)
+    inputs = unlabelled(tasks, context, split=split, examples=examples)
+    merged = recalibrated(wearer, context.family, merged, inputs)
+    return FusedWeights(as_stored(merged, pool), context.family, pool.reference, device=context.device)
+
+
+def greedy(correlation: Tensor, units: int, models: int, alpha: float, beta: float) -> Tensor:
+    """Return which of all models' units make each unit of the result: `(models·units, units)`, a single 1 a row.
+
+    The pair that correlates most is merged until `units` are left; what is merged has the smaller of both
+    similarities, times alpha; merges within a model stop at ⌊removals / models · beta⌋ for each model; from
+    then on a merged unit takes no more of that model either.
+
+    Args:
+        correlation: `(models·units, models·units)`, of the models' units one after the other.
+        units: how many are left.
+        models: how many there are.
+        alpha: factor on the similarity of merged units; 0 lets no merged unit hold two of one model by a later merge.
+        beta: share of merges within a model.
+
+    Raises:
+        ConfigError: where the rules leave no pair to merge.
+    """
+    similarity = correlation.double().clone().fill_diagonal_(-torch.inf)
+    member = torch.eye(models * units, dtype=torch.float64)
+    origin = [{row // units} for row in range(models * units)]
+    budget = [int((models - 1) * units / models * beta)] * models
+    for model in range(models):
+        _forbid_within(similarity, origin, model, budget)
+    largest, partner = similarity.max(dim=1)
+    for _ in range((models - 1) * units):
+        i = int(largest.argmax())
+        if torch.isinf(largest[i]):
+            raise ConfigError("zipit: alpha and beta leave no pair of units to merge; raise one of them.")
+        i, j = sorted((i, int(partner[i])))
+        within = origin[i] == origin[j] and len(origin[i]) == 1
+        origin[i], origin[j] = origin[i] | origin[j], set()
+        joined = torch.minimum(similarity[i], similarity[j]) * (alpha or 1.0)
+        if not alpha:
+            joined[[bool(origin[i] & other) for other in origin]] = -torch.inf
+        joined[[i, j]] = -torch.inf
+        similarity[i], similarity[:, i] = joined, joined
+        similarity[j], similarity[:, j] = -torch.inf, -torch.inf
+        member[:, i] += member[:, j]
+        member[:, j] = 0
+        if within:
+            (model,) = origin[i]
+            budget[model] -= 1
+            _forbid_within(similarity, origin, model, budget)
+        stale = (partner == i) | (partner == j) | (largest < joined) | within
+        stale[[i, j]] = True
+        largest[stale], partner[stale] = similarity[stale].max(dim=1)
+    return member[:, member.any(dim=0)]
+
+
+def _forbid_within(similarity: Tensor, origin: Sequence[set[int]], model: int, budget: Sequence[int]) -> None:
+    """Take back all pairs within a model whose budget is spent."""
+    if budget[model] <= 0:
+        own = torch.tensor([units == {model} for units in origin])
+        similarity[own[:, None] & own[None, :]] = -torch.inf
+
+
+def one_to_one(moments: Moments, units: int, models: int) -> Tensor:
+    """Return the matching of every model's units with the first's, in the form of `greedy`'s."""
+    correlation, member = moments.correlation(), torch.zeros(models * units, units, dtype=torch.float64)
+    for model in range(models):
+        order = assigned(correlation[:units, model * units : (model + 1) * units])
+        member[model * units + order, torch.arange(units)] = 1
+    return member
+
+
+def zip_models(models: Sequence[Tensors], groups: Sequence[Permutation], zipped: Mapping[str, Tensor]) -> Tensors:
+    """Return Σₖ Mₖ·Wₖ·Uₖ: what makes units is averaged over those merged, what reads them is added up.
+
+    Tensors that make no units of any group are averaged over the models.
+    """
+    count = len(models)
+    merged: Tensors = {}
+    makes = {name for group in groups for name, _ in group.produced}
+    for k, model in enumerate(models):
+        made = {name: tensor if name in makes else tensor / count for name, tensor in model.items()}
+        for group in groups:
+            member = zipped[group.name]
+            unmerge = member[k * group.units : (k + 1) * group.units]
+            merge = (unmerge / member.sum(dim=0)).T
+            for name, axis in group.produced:
+                made[name] = mapped(made[name], axis, merge)
+            for name, axis in group.read:
+                made[name] = mapped(made[name], axis, unmerge.T)
+        merged = {name: merged[name] + tensor if k else tensor for name, tensor in made.items()}
+    return merged

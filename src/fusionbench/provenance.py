@@ -1,0 +1,112 @@
+"""Is a merged folder what it says? Its files are held against its lock, or it is made once more. No torch here."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusionbench.config import Recipe
+from fusionbench.errors import CheckpointError, ConfigError, FusionBenchError
+from fusionbench.merge import Progress, merge, open_pool, silent
+from fusionbench.weights.lock import LOCK, describe, read_lock, sha256
+from fusionbench.weights.sources import open_source
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a check found.
+
+    Attributes:
+        outputs: a line for each file of the folder that is wrong; none where all is as the lock says.
+        inputs: a line for each input that has changed or cannot be found; the folder may be sound all the same.
+        full: whether every byte was held against a SHA-256; else against samples.
+    """
+
+    outputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    full: bool
+
+
+def verify(folder: Path) -> Checked:
+    """Hold the files of a merged folder against its lock, and its inputs as far as they can be found.
+
+    Raises:
+        CheckpointError: where the folder has no lock, or one that cannot be read.
+    """
+    lock = read_lock(folder)
+    expected: Mapping[str, Mapping[str, Any]] = lock["outputs"]
+    problems = [problem for name, facts in expected.items() if (problem := _compare(folder / name, facts))]
+    extra = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in expected)
+    problems += [f"{name} is not in {LOCK}" for name in extra]
+    full = all("sha256" in facts for facts in expected.values())
+    inputs = [line for name, facts in lock["inputs"].items() if (line := _input(name, facts))]
+    return Checked(tuple(problems), tuple(inputs), full)
+
+
+def _compare(path: Path, facts: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with a file, or None."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    size = path.stat().st_size
+    if size != facts.get("bytes"):
+        return f"{path.name} has {size} bytes, the lock says {facts.get('bytes')}"
+    if "sha256" in facts:
+        found = sha256(path)
+        return (
+            None if found == facts["sha256"] else f"{path.name} has another SHA-256 ({found}): its bytes have changed"
+        )
+    try:
+        sample = describe(path, full=False)["fingerprint"]
+    except CheckpointError as error:
+        return str(error)
+    return (
+        None if sample == facts.get("fingerprint") else f"{path.name} has another fingerprint: its bytes have changed"
+    )
+
+
+def _input(name: str, facts: Mapping[str, Any]) -> str | None:
+    """Return what became of an input, or None where it is as it was."""
+    reference = str(facts.get("reference"))
+    try:
+        found = open_source(reference).fingerprint()
+    except FusionBenchError:
+        return f"{name}: {reference} cannot be opened here"
+    return None if found == facts.get("fingerprint") else f"{name}: {reference} has changed since"
+
+
+def remake(folder: Path, progress: Progress = silent) -> tuple[str, ...]:
+    """Make a merged folder once more, beside it, compare each file byte by byte, and remove the copy.
+
+    Args:
+        folder: as `merge` wrote it.
+        progress: told how many entries are done.
+
+    Returns:
+        A line for each file that came out otherwise; none where all are equal.
+
+    Raises:
+        CheckpointError: where the folder has no lock, or its inputs are gone or have changed.
+        ConfigError: where the folder is a run's, whose models a suite names.
+        FusionBenchError: see `fusionbench.merge.merge`.
+    """
+    lock = read_lock(folder)
+    changed = [line for name, facts in lock["inputs"].items() if (line := _input(name, facts))]
+    if changed:
+        raise CheckpointError("\n".join([f"{folder} cannot be made again:", *(f"  {line}" for line in changed)]))
+    recipe = Recipe.read(lock["recipe"], f"The recipe in {folder / LOCK}")
+    if not recipe.experts:
+        raise ConfigError(
+            f"{folder} was written by a run of a suite. Run its recipe.yaml once more: fusionbench run -r"
+        )
+    place = Path(tempfile.mkdtemp(prefix=f"{folder.name}.remade-", dir=folder.resolve().parent))
+    try:
+        merge(recipe, place / "model", progress, open_pool(recipe))
+        return tuple(
+            f"{name} came out otherwise"
+            for name in lock["outputs"]
+            if not (folder / name).is_file() or sha256(folder / name) != sha256(place / "model" / name)
+        )
+    finally:
+        shutil.rmtree(place, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""Rank classification: the answer is the choice that the model finds most probable, over several wordings."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from fusionbench.config import Config
+from fusionbench.config.fields import Count
+from fusionbench.errors import ConfigError, MissingData, NotFinite
+from fusionbench.families import Backbone, Batch, Family, TextCodec
+from fusionbench.tasks.answers import MEDIAN_ACCURACY
+from fusionbench.tasks.base import Metric, Predictor, Rows, Split
+from fusionbench.tasks.metrics import metric_named
+from fusionbench.tasks.order import index_batches
+from fusionbench.tasks.prompts import Template
+from fusionbench.tasks.registration import task
+from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, split_of, text_codec_of
+from fusionbench.tasks.spec import TaskSpec
+from fusionbench.tasks.table_data import Ragged, RowSplit, from_table, prepared
+from fusionbench.weights.headers import Source
+
+LABELS, WORDS = "labels", "choices"
+
+
+class Wording(Config):
+    """One way to ask: a text with columns in braces, and the choices, which may name columns too."""
+
+    template: Template
+    choices: Annotated[tuple[Template, ...], Field(min_length=2)]
+
+
+@dataclass(frozen=True)
+class ChoiceTask:
+    """Choose among texts by their log-probability; implements `Task`.
+
+    A choice's score is Σ log p(token | question, tokens before), its end included and not divided by its length, as in
+    T0 and the TIES papers (arXiv:2110.08207, arXiv:2306.01708).
+
+    Attributes:
+        name: in tables; seeds the order of examples.
+        family: one that writes texts.
+        codec: from texts to tokens.
+        wordings: ways to ask, all with as many choices.
+        data: the splits that there are.
+        label: the column of labels: the index of the right choice.
+        metrics: the primary one first; `median_accuracy` is the median of the wordings' accuracies.
+        version: raised when the task's numbers change.
+        length: the most tokens that are read.
+    """
+
+    name: str
+    family: Family
+    codec: TextCodec
+    wordings: tuple[Wording, ...]
+    data: Mapping[Split, RowSplit]
+    label: str = "label"
+    metrics: tuple[Metric, ...] = (MEDIAN_ACCURACY,)
+    version: int = 1
+    length: int = LENGTH
+
+    @property
+    def choices(self) -> int:
+        """How many choices there are."""
+        return len(self.wordings[0].choices)
+
+    def size(self, split: Split) -> int:
+        """Return the number of examples of a split.
+
+        Raises:
+            MissingData: where the task has no such split.
+        """
+        return split_of(self.name, self.data, split).count
+
+    def batches(
+        self,
+        split: Split,
+        *,
+        size: int,
+        seed: int | None = None,
+        start: int = 0,
+        limit: int | None = None,
+        labels: bool = True,
+    ) -> Iterator[Batch]:
+        """Yield batches of `size` examples of a split.
+
+        "input_ids" and "attention_mask" are `(size, wordings, tokens)`, "choices" `(size, wordings, choices, tokens)`
+        with −100 behind each, "labels" `(size,)`; all int64. See `Task.batches` for the arguments.
+
+        Raises:
+            MissingData: where the split is not there or empty, or lacks a column.
+            ConfigError: where a label is no index of a choice.
+        """
+        count = self.size(split) if limit is None else min(limit, self.size(split))
+        if count < 1:
+            raise MissingData(f"The task {self.name} has no examples in the split {split!r} (limit: {limit}).")
+        texts = self._prepared(split)
+        for indices in index_batches(self.name, count, size=size, seed=seed, start=start):
+            yield self._batch(texts, [int(index) for index in indices], labels)
+
+    def _batch(self, texts: Mapping[str, Ragged], indices: Sequence[int], labels: bool) -> Batch:
+        ways, kinds, count = len(self.wordings), self.choices, len(indices)
+        asked = [index * ways + way for index in indices for way in range(ways)]
+        lines = [place * kinds + kind for place in asked for kind in range(kinds)]
+        read = self.family.collate([{"input_ids": texts["read"].line(place)} for place in asked], self.codec)
+        said = [{"input_ids": [0], "label": texts["choices"].line(line)} for line in lines]
+        batch: Batch = {key: item.view(count, ways, -1) for key, item in read.items()}
+        batch[WORDS] = self.family.collate(said, self.codec)["labels"].view(count, ways, kinds, -1)
+        if labels:
+            batch[LABELS] = torch.tensor([int(texts["labels"].line(index)[0]) for index in indices])
+        return batch
+
+    def _prepared(self, split: Split) -> dict[str, Ragged]:
+        source = self.data[split]
+        said = [text for wording in self.wordings for text in (wording.template, *wording.choices)]
+        check_columns(self.name, split, source, (*said, f"{{{self.label}}}"))
+
+        def make() -> dict[str, list[list[int]]]:
+            rows = source.read()
+            self._check_labels(split, [row[self.label] for row in rows])
+            asked = [wording.template.format_map(row) for row in rows for wording in self.wordings]
+            words = [text.format_map(row) for row in rows for wording in self.wordings for text in wording.choices]
+            labels = [[int(row[self.label])] for row in rows]
+            return {
+                "read": self.codec.encode(asked, self.length),
+                "choices": self.codec.encode_answers(words, self.length),
+                "labels": labels,
+            }
+
+        return prepared(source.digest, (self.codec.digest, self.wordings, self.label, self.length), make)
+
+    def _check_labels(self, split: Split, labels: Sequence[Any]) -> None:
+        for place, label in enumerate(labels):
+            if label not in range(self.choices):
+                raise ConfigError(
+                    f"{self.name}: example {place} of the split {split!r} has the label {label!r}, expected 0 to "
+                    f"{self.choices - 1}, the index of a choice. Choose a split that is labelled."
+                )
+
+    def bind(self, backbone: Backbone) -> Predictor:
+        """Return the choices' log-probabilities, `(examples, wordings, choices)`."""
+
+        def predict(batch: Batch) -> Tensor:
+            words = batch[WORDS]
+            logs = -self._surprise(backbone, batch, words.flatten(0, 2)).sum(dim=-1)
+            return logs.view(words.shape[:3])
+
+        return predict
+
+    def _surprise(self, backbone: Backbone, batch: Batch, words: Tensor) -> Tensor:
+        """Return −log p of each token of `(examples · wordings · choices, tokens)`, 0 where there is none."""
+        flat = {key: batch[key].flatten(0, 1) for key in ("input_ids", "attention_mask")}
+        before = torch.cat([torch.full_like(words[:, :1], self.codec.start), words[:, :-1]], dim=1)
+        given = before.masked_fill(before == NO_LABEL, self.codec.pad)
+        logits = self.family.features(backbone, {**flat, WRITTEN: given})
+        lost = cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=NO_LABEL, reduction="none")
+        return lost.view_as(words)
+
+    def loss(self, predict: Predictor, batch: Batch) -> Tensor:
+        """Return the mean over examples and wordings of −log p of the right choice."""
+        scores: Tensor = predict(batch)
+        right = batch[LABELS].to(scores.device)[:, None, None].expand(-1, scores.shape[1], 1)
+        return -scores.gather(2, right).mean()
+
+    def objective(self, predict: Predictor, batch: Batch) -> Tensor:
+        """Return the mean entropy in nats of the choices, their probabilities scaled to sum to 1."""
+        log = predict(batch).log_softmax(dim=-1)
+        entropy: Tensor = -(log.exp() * log).sum(dim=-1).mean()
+        return entropy
+
+    def rows(self, predict: Predictor, batch: Batch) -> Rows:
+        """Return "correct", `(examples, wordings)` bool.
+
+        Raises:
+            NotFinite: where a score is NaN or Inf, so that the model's answer means nothing.
+        """
+        scores = predict(batch).cpu()
+        if not bool(torch.isfinite(scores).all()):
+            raise NotFinite(f"The model's scores for the task {self.name} hold NaN or Inf; its weights are broken.")
+        correct: np.ndarray[Any, Any] = (scores.argmax(dim=-1) == batch[LABELS].cpu()[:, None]).numpy()
+        return {"correct": correct}
+
+
+class _Options(Config):
+    """What a suite's YAML says of such a task under `options`."""
+
+    wordings: Annotated[tuple[Wording, ...], Field(min_length=1)]
+    length: Count = LENGTH
+
+
+@task("choices")
+def choice_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> ChoiceTask:
+    """Choose the most probable of several texts (rank classification); the median accuracy over wordings."""
+    codec = text_codec_of(name, family, base)
+    options = _Options.read(spec.options, f"options of the task {name}")
+    counts = [len(wording.choices) for wording in options.wordings]
+    if len(set(counts)) > 1:
+        raise ConfigError(f"The task {name}: its wordings have {counts} choices; give each as many.")
+    chosen = spec.metrics if "metrics" in spec.model_fields_set else (MEDIAN_ACCURACY.name,)
+    metrics = tuple(metric_named(metric) for metric in chosen)
+    data = from_table(spec.dataset, config=spec.config, splits=spec.splits)
+    return ChoiceTask(
+        name, family, codec, options.wordings, data, spec.columns.label, metrics, spec.version, options.length
+    )

@@ -1,0 +1,66 @@
+"""The pieces that a plan is worked off in, and threads that take them in order. No torch here."""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
+
+from fusionbench.kernels.tiles import BLOCK, row_width
+from fusionbench.weights.plan import Plan, Step
+
+T = TypeVar("T")
+
+
+class Job(NamedTuple):
+    """Entries `start` to `stop` of one step."""
+
+    step: Step
+    start: int
+    stop: int
+
+
+def batches(plan: Plan, unit: str) -> Iterator[list[Job]]:
+    """Yield lists of jobs of about one block's entries each, so that small tensors cost no more than their bytes."""
+    batch: list[Job] = []
+    filled = 0
+    for job in _jobs(plan, unit):
+        batch.append(job)
+        filled += job.stop - job.start
+        if filled >= BLOCK or len(batch) >= 256:
+            yield batch
+            batch, filled = [], 0
+    if batch:
+        yield batch
+
+
+def _jobs(plan: Plan, unit: str) -> Iterator[Job]:
+    for step in plan:
+        size = step.output.size
+        chunks = step.action == "copy" or (step.action == "merge" and unit in ("element", "lines"))
+        length = max(size, 1) if not chunks else aligned(step, BLOCK) if unit == "lines" else BLOCK
+        for start in range(0, max(size, 1), length):
+            yield Job(step, start, min(size, start + length))
+
+
+def aligned(step: Step, entries: int) -> int:
+    """Return the next lower multiple of a row's entries, at least one row."""
+    width = max(row_width(step.output.shape), 1)
+    return max(entries // width, 1) * width
+
+
+def in_order(work: Callable[[T], Any], items: Iterable[T], threads: int) -> Iterator[Any]:
+    """Yield `work(item)` in the items' order, with at most twice `threads` of them begun ahead."""
+    if threads == 1:
+        yield from map(work, items)
+        return
+    remaining = iter(items)
+    with ThreadPoolExecutor(threads, thread_name_prefix="merge") as pool:
+        waiting: list[Future[Any]] = [pool.submit(work, item) for item in islice(remaining, 2 * threads)]
+        try:
+            while waiting:
+                result = waiting.pop(0).result()
+                waiting += [pool.submit(work, item) for item in islice(remaining, 1)]
+                yield result
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,93 @@
+"""Mixtures through the command line on the tiny suite: run, saved, opened by `evaluate`, found again."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fusionbench import load_suite
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+TINY = ("suite=mini/clip", "suite.size=tiny", "tasks.limit=20")
+
+
+@pytest.fixture
+def cli(fusionbench: Run, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(cache))
+    load_suite("mini/clip", size="tiny")
+    return fusionbench
+
+
+def report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    [(("smile", "method.gate_k=2", "method.k=8"), False), (("wemoe", "method.steps=2", "method.batch=4"), True)],
+    ids=str,
+)
+def test_a_mixture_is_run_saved_and_evaluated_as_any_model(
+    method: tuple[str, ...], trained: bool, cli: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    found = cli("run", *TINY, f"method={method[0]}", *method[1:], "--out", out)
+    assert found.returncode == 0, found.stderr
+    first = report(out)
+    model = first["variants"][0]["model"]
+    assert model["kind"] == "module"
+    assert (model["trainable"] > 0) is trained
+    assert (first["adapted_on"] is not None) is trained
+    assert (out / "model" / "fusion_config.json").is_file()
+
+    again = cli("evaluate", out / "model", *TINY, "--json")
+    assert again.returncode == 0, again.stderr
+    scored = json.loads(again.stdout)
+    assert scored["tasks"] == first["tasks"]
+    assert scored["method"]["name"] == method[0]
+
+    # What was made before the run was interrupted is opened, not made again.
+    (out / "report.json").unlink()
+    shutil.rmtree(out / "tasks")
+    stamp = (out / "model" / "fusion_config.json").stat().st_mtime_ns
+    assert cli("run", *TINY, f"method={method[0]}", *method[1:], "--out", out).returncode == 0
+    assert report(out)["tasks"] == first["tasks"]
+    assert (out / "model" / "fusion_config.json").stat().st_mtime_ns == stamp
+
+
+def test_a_damaged_blueprint_is_one_clear_error(cli: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert cli("run", *TINY, "method=smile", "method.gate_k=2", "method.k=8", "--out", out).returncode == 0
+    (out / "model" / "fusion_config.json").write_text('{"format": 1}')
+    found = cli("evaluate", out / "model", *TINY)
+    assert found.returncode == 2
+    assert found.stderr.startswith("error: ")
+    assert "fusion_config.json" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_ranks_that_a_map_does_not_have_leave_no_model(cli: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = cli("run", *TINY, "method=smile", "method.k=2000", "--out", out)
+    assert found.returncode == 2
+    assert "method.k=2000" in found.stderr
+    assert not (out / "model").exists()
+
+
+def test_each_model_of_a_recombined_pool_is_evaluated(cli: Run, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    found = cli("run", *TINY, "suite.experts=[mnist,digits]", "method=recombination", "--out", out)
+    assert found.returncode == 0, found.stderr
+    variants = report(out)["variants"]
+    assert [variant["label"] for variant in variants] == ["mnist", "digits"]
+    assert all(set(variant["tasks"]) == {"mnist", "digits"} for variant in variants)
+    assert variants[0]["tasks"] != variants[1]["tasks"]
+    assert sorted(path.name for path in (out / "model").iterdir()) == ["digits", "mnist"]
+    assert sorted(path.name for path in (out / "tasks").iterdir()) == ["digits", "mnist"]
+    again = cli("evaluate", out / "model" / "mnist", *TINY, "suite.experts=[mnist,digits]", "--json")
+    assert json.loads(again.stdout)["tasks"] == variants[0]["tasks"]

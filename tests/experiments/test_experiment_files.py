@@ -1,0 +1,108 @@
+"""Every published table has one experiment, and no experiment leans on a default."""
+
+from collections import Counter
+
+import pytest
+
+from fusionbench.errors import ConfigError
+from fusionbench.experiments.answer import printed_of
+from fusionbench.experiments.model import Experiment, load_experiment, names, points
+from fusionbench.experiments.published import about, cells, files
+from fusionbench.experiments.reproduce import _word
+from fusionbench.registry import experiments, methods, suites
+
+NO_NUMBER = {
+    "statistics", "coefficients", "logits", "routers", "deltas", "checkpoint_every", "evaluate_every", "adapter",
+}  # fmt: skip
+"""Parameters that say where something is kept or how often it is told, and change no number."""
+EXPERTS = [f"e{number}" for number in range(8)]
+
+
+def rows_of(experiment: Experiment):
+    return points(experiment, stand_in=True, order=EXPERTS)
+
+
+def test_each_published_table_is_answered_by_exactly_one_experiment():
+    named = Counter(file for name in names() for file in load_experiment(name).published)
+    assert set(named) == set(files())
+    assert len(files()) == 49
+    assert set(named.values()) == {1}
+
+
+def test_each_figure_is_named_once():
+    named = Counter(figure for name in names() for figure in load_experiment(name).figures)
+    assert set(named.values()) == {1}
+    assert len(named) == 13
+
+
+def test_the_index_lists_them_all():
+    assert tuple(experiments) == names()
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_parameter_that_changes_a_number_is_written_out(name):
+    for row in load_experiment(name).rows:
+        entry = methods[row.method["name"]]
+        wanted = {p.name for p in entry.parameters} - NO_NUMBER
+        # `plus_plus` decides whether its density counts, but both are written.
+        assert wanted <= set(row.method), f"{row.label}: {sorted(wanted - set(row.method))}"
+
+
+@pytest.mark.parametrize("name", names())
+def test_recipes_are_valid_on_the_stand_in(name):
+    experiment = load_experiment(name)
+    assert experiment.stand_in["name"] in suites
+    for point in rows_of(experiment):
+        recipe = point.load()
+        assert recipe.method.name == point.row.method["name"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_row_finds_its_printed_cells_and_every_printed_method_has_a_row(name):
+    experiment = load_experiment(name)
+    if experiment.kind in ("transfer", "cosine"):
+        return
+    answered = set()
+    for point in rows_of(experiment):
+        if point.row.printed is not None:
+            varied = {experiment.variant.get(key, key): _word(value) for key, value in point.values.items()}
+            assert printed_of(experiment, point.row, varied), (point.row.label, varied)
+            answered.add(point.row.printed.method)
+    printed = {method for file in experiment.published for method in about(file)["methods"].split()}
+    # A reference model that nobody fused, and rows of the overview's other settings.
+    assert printed - answered <= {"reference", "pretrained"} | ({"finetuned"} if name == "mistral-7b" else set())
+
+
+def test_claims_name_rows_that_are_there():
+    for name in names():
+        experiment = load_experiment(name)
+        labels = {row.label for row in experiment.rows}
+        for claim in experiment.claims:
+            assert {claim.higher, claim.lower} <= labels, (name, claim)
+
+
+def test_profiles_change_only_parameters_that_methods_have():
+    for name in names():
+        for profile in load_experiment(name).shorter.values():
+            for method, values in profile.items():
+                assert set(values) <= {p.name for p in methods[method].parameters}, (name, method)
+
+
+def test_the_fisher_rows_of_the_table_with_gpt2_take_512_examples_in_eights():
+    rows = {row.label: row.method for row in load_experiment("multi-task-gpt2").rows}
+    assert (rows["fisher"]["examples"], rows["fisher"]["batch"]) == ("512", "8")
+    assert rows["regmean"]["off_diagonal"] == "0.6"
+
+
+def test_a_wrong_name_or_profile_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean multi-task-clip-b32"):
+        load_experiment("multi-task-clip-b23")
+    with pytest.raises(ConfigError, match="Did you mean quick"):
+        list(points(load_experiment("multi-task-clip-b32"), stand_in=True, profile="quik"))
+
+
+def test_cells_in_doubt_are_no_targets():
+    doubtful = [cell for file in files() for cell in cells(file) if cell.note and not cell.sound]
+    assert doubtful
+    sound = [cell for cell in cells("fusionbench-v2_table03_clip-vit-b32_multi-task.csv") if cell.sound]
+    assert any(cell.note.startswith("label") for cell in sound)

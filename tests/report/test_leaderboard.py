@@ -1,0 +1,58 @@
+import pytest
+
+from fusionbench.records import SuiteRef
+from fusionbench.report.leaderboard import as_csv, as_markdown, leaderboards
+
+
+@pytest.fixture
+def board(make_accuracies):
+    """Task arithmetic with two scales and two seeds each, TIES with one, and the yardsticks."""
+    own = {"x": 0.8, "y": 0.5}
+    runs = [
+        make_accuracies("ties", "ties", {"x": 0.6, "y": 0.4}, individual=own),
+        make_accuracies("p", "pretrained", {"x": 0.2, "y": 0.2}, individual=own),
+        make_accuracies("i", "individual", own, individual=own),
+    ]
+    for seed, (low, high) in enumerate(((0.5, 0.7), (0.6, 0.9))):
+        for scale, value in ((0.1, low), (0.3, high)):
+            scores = {"x": value, "y": value}
+            options = {"params": {"scale": scale}, "suite": SuiteRef(name="mini/clip", size="small", seed=seed)}
+            runs.append(make_accuracies(f"{scale}-{seed}", "task_arithmetic", scores, individual=own, **options))
+    (found,) = leaderboards(runs)
+    return found
+
+
+def test_methods_are_ranked_by_the_mean_over_seeds_and_yardsticks_are_not(board):
+    assert [(s.rank, s.label) for s in board.standings] == [
+        (None, "pretrained"),
+        (None, "individual"),
+        (1, "task_arithmetic (scale=0.3)"),
+        (2, "task_arithmetic (scale=0.1)"),
+        (3, "ties"),
+    ]
+
+
+def test_seeds_give_a_mean_with_its_standard_error(board):
+    best = board.standings[2]
+    assert best.average == pytest.approx(0.8)
+    # values .7 and .9: s.d. √.02, divided by √2
+    assert best.stderr == pytest.approx(0.1)
+    assert best.seeds == 2
+    assert board.standings[-1].stderr is None
+
+
+def test_the_share_of_the_experts_scores_stands_beside(board):
+    # .6/.8 and .4/.5
+    assert board.standings[-1].normalized == pytest.approx((0.75 + 0.8) / 2)
+
+
+def test_other_tasks_are_another_board(make_accuracies):
+    runs = [make_accuracies("a", "ties", {"x": 0.5}), make_accuracies("b", "ties", {"x": 0.5, "y": 0.4})]
+    assert [found.title for found in leaderboards(runs)] == ["mini/clip (small): x", "mini/clip (small): x, y"]
+
+
+def test_both_forms_name_every_row(board):
+    text, table = as_markdown([board]), as_csv([board])
+    assert "| 1 | task_arithmetic (scale=0.3) | 80.0 | 10.0 |" in text
+    assert table.splitlines()[0].startswith("suite,rank,method,average")
+    assert len(table.splitlines()) == 6
