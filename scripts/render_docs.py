@@ -49,8 +49,8 @@ def results_table(name: str) -> str:
     return "\n".join([*lines, "", f"Accuracy in %. {origin(record)}"])
 
 
-def merge_table() -> str:
-    record = json.loads((RESULTS / "merge.json").read_text())
+def merge_table(name: str = "merge") -> str:
+    record = json.loads((RESULTS / f"{name}.json").read_text())
     tools = ("fusionbench", "mergekit", "fusion-bench")
     head = " | ".join(f"{tool}: s, MB" for tool in tools)
     lines = [f"| method | {head} | faster than the faster peer |", "|---" * 5 + "|"]
@@ -88,11 +88,24 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "command line": reference.command_line,
     "public names": reference.public_names,
     "merge benchmark": merge_table,
+    "merge averages": lambda: merge_table("merge-averages"),
     "merge scaling": scaling_table,
 }
 
 
-NAMED: dict[str, Callable[[str], str]] = {"parameters": parameters_table, "table": results_table}
+def answer_table(name: str) -> str:
+    """Return an experiment's averages beside the printed ones."""
+    record = json.loads((RESULTS / f"answer-{name}.json").read_text())
+    lines = ["| row | average here | printed |", "|---|---|---|"]
+    lines += [f"| {row['label']} | {row['average']:.1f} | {row['printed']:.1f} |" for row in record["values"]["rows"]]
+    return "\n".join([*lines, "", f"Accuracy in %. {origin(record)}"])
+
+
+NAMED: dict[str, Callable[[str], str]] = {
+    "parameters": parameters_table,
+    "table": results_table,
+    "answer": answer_table,
+}
 
 
 def rendered(path: Path, text: str) -> str:
