@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fusionbench.families.sparse import mixtral_config
 from fusionbench.methods._method import merge_method
-from fusionbench.methods._mixtral import Deviation, check_choice, dense_mlps, sparse_block
+from fusionbench.methods._sparse_blocks import Deviation, check_choice, dense_mlps, sparse_block
 from fusionbench.mixing.sites import ModuleSite, Replacement
 from fusionbench.parameters import Count
 
