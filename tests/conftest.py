@@ -29,7 +29,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     from fusionbench.weights import engine, jobs
 
     def resize(tile: int, block: int) -> None:
-        for module in (engine, jobs, tiles):
+        for module in (engine, jobs, tiles, passes):
             monkeypatch.setattr(module, "BLOCK", block)
         for module in (engine, tiles, passes):
             monkeypatch.setattr(module, "TILE", tile)

@@ -16,14 +16,13 @@ def selected(models, densities, scope="model", *, tile=8, share=2, order=None, k
     whole = []
     scan = scan_of(models, tile, order)
 
-    def counted(visit, share=1):
-        whole.append(share == 1)
-        return scan(visit, share)
+    def counted(visit, *, among=None, most=None):
+        whole.append(most is None)
+        return scan(visit, 1 if most is None else share, among)
 
     at = {name: {"density": densities} for name in models}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(passes, "TILE", tile)
-        monkeypatch.setattr(prediction, "SHARE", share)
+        monkeypatch.setattr(passes, "BLOCK", tile)
         monkeypatch.setattr(prediction, "SPAN", span)
         monkeypatch.setattr(prediction, "LEAST", least)
         found = thresholds(counted, at, scope=scope, keep=keep, part=counted)

@@ -53,7 +53,7 @@ def test_implementations_keep_different_counts(keep, density, size, expected):
 def scan_of(models: dict[str, np.ndarray], tile: int, order: list[str] | None = None, together: int = 3):
     """Passes over tensors `(experts, entries)` in tiles, some neighbouring ones a state, in the order of the files."""
 
-    def scan(visit, share=1):
+    def scan(visit, share=1, among=None):
         places = [
             (name, start) for name in order or list(models) for start in range(0, max(models[name].shape[1], 1), tile)
         ]
@@ -74,7 +74,7 @@ def cuts(models, densities, scope, tile: int = 8, order=None, together: int = 3,
     by_tensor = densities if isinstance(densities, dict) else dict.fromkeys(models, densities)
     at = {name: {"density": by_tensor[name]} for name in models}
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(passes, "TILE", tile)
+        monkeypatch.setattr(passes, "BLOCK", tile)
         return thresholds(scan_of(models, tile, order, together), at, scope=scope, keep=keep)
 
 
@@ -184,7 +184,7 @@ def test_a_tensor_counts_as_changed_where_one_expert_changed_it():
 
 
 def test_nothing_is_scanned_where_everything_is_kept():
-    def scan(visit):
+    def scan(visit, among=None):
         raise AssertionError("a pass too many")
 
     assert thresholds(scan, {"t": {"density": (1.0, 1.0)}}, scope="model") is None
@@ -209,9 +209,9 @@ def test_a_pass_is_spent_on_ties_only_where_there_are_some(ties):
         models["t"][0, 9] = 11.0
     scan = scan_of(models, 8)
 
-    def counted(visit):
+    def counted(visit, among=None):
         passes.append(1)
-        return scan(visit)
+        return scan(visit, among=among)
 
     thresholds(counted, {"t": {"density": 0.5}}, scope="model")
     assert len(passes) == 2 + ties

@@ -233,7 +233,8 @@ def test_a_guess_of_the_cut_saves_passes_and_changes_no_bit(dtype, small_tiles, 
     experts = {"x": experts[0], "y": experts[1]}
     small_tiles(64, 256)
     expected = bits(fuse("ties", base, experts, {"density": 0.3}))
-    for name, value in {"SHARE": 2, "LEAST": 1, "SPAN": 1 << 23}.items():
+    monkeypatch.setattr(engine, "SHARE", 2)
+    for name, value in {"LEAST": 1, "SPAN": 1 << 23}.items():
         monkeypatch.setattr(prediction, name, value)
     plan = plan_for("ties", base, experts, {"density": 0.3})
     for threads in (1, 3):

@@ -4,7 +4,7 @@ A kernel is a primitive that several methods share. It sees float32 blocks; the 
 what it writes (`tiles`).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -15,15 +15,23 @@ Place = tuple[str, int]
 State = dict[Any, Any]
 Visit = Callable[[State, Place, Block], None]
 """What a first pass does with one tile: adds what it finds to a state. The block is `(experts, entries)`."""
-Scan = Callable[[Visit], Iterator[State]]
-"""One more pass over all inputs, in threads: visits every tile, one state for some neighbours, yielded in order."""
 
 
-class PartialScan(Protocol):
-    """A pass over the first `1/share` of each tile's entries; tiles of fewer than `share` entries are left out."""
+class Scan(Protocol):
+    """One more pass over all inputs, in threads: visits every tile, one state for some neighbours, yielded in order."""
 
-    def __call__(self, visit: Visit, share: int = 1) -> Iterator[State]:
-        """Visit the tiles, as `Scan` does."""
+    def __call__(self, visit: Visit, *, among: Container[str] | None = None) -> Iterator[State]:
+        """Visit the tiles; where names are given, tensors that are not `among` them may be left out."""
+        ...
+
+
+class PartialScan(Scan, Protocol):
+    """A scan that can also be a sample."""
+
+    def __call__(
+        self, visit: Visit, *, among: Container[str] | None = None, most: int | None = None
+    ) -> Iterator[State]:
+        """Visit the heads of the tiles, at `most` about so many entries of a model, or the tiles as `Scan` does."""
         ...
 
 
@@ -41,6 +49,8 @@ class Kernel(NamedTuple):
         compiled: whether it needs the compiler; then reading is compiled too.
         sited: whether `apply` is given the tensor's `site`.
         rows: whether tiles hold whole rows, one an output; such a kernel is not for matrices with the inputs first.
+        whole: `(parameters) -> bool`: whether each tensor is ranked by itself: tiles are then as large as blocks, so that
+            most tensors are at hand as a whole.
     """
 
     apply: Callable[..., None]
@@ -50,3 +60,4 @@ class Kernel(NamedTuple):
     compiled: bool = False
     sited: bool = False
     rows: bool = False
+    whole: Callable[[dict[str, Any]], bool] = lambda _: False

@@ -69,4 +69,4 @@ def _serves(parameters: dict[str, Any]) -> bool:
     return bool(parameters["granularity"] == "tensor" and parameters["rescale"] == "none")
 
 
-BAND = Kernel(_apply, "deltas", prepare=_prepare, serves=_serves, compiled=True)
+BAND = Kernel(_apply, "deltas", prepare=_prepare, serves=_serves, compiled=True, whole=lambda _: True)

@@ -109,4 +109,8 @@ def _serves(parameters: dict[str, Any]) -> bool:
     return bool(parameters["trim"] == "magnitude" and parameters["zero_sign"] != "majority")
 
 
-CONSENSUS = Kernel(_apply, "deltas", prepare=_prepare, serves=_serves, compiled=True)
+def _ranks_tensors(parameters: dict[str, Any]) -> bool:
+    return bool(parameters["scope"] == "tensor")
+
+
+CONSENSUS = Kernel(_apply, "deltas", prepare=_prepare, serves=_serves, compiled=True, whole=_ranks_tensors)

@@ -1,15 +1,15 @@
 """Passes over magnitudes that find where they are cut, in histograms of float32 bit patterns; see `selection`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from fusionbench.kernels import Block, Place, Scan, State
 from fusionbench.kernels.counting import MAGNITUDE, Bits, Counts, count_equal, count_high, count_low
-from fusionbench.kernels.tiles import TILE
+from fusionbench.kernels.tiles import BLOCK, TILE
 
 Scope = Literal["model", "tensor", "changed"]
 Want = Callable[[str, int], Counts]
@@ -53,6 +53,13 @@ class Prefix:
     wanted: Counts
 
 
+class _Whole(NamedTuple):
+    """The cut of a tensor that one tile holds, and, where it tears ties, how many each part of the tile has."""
+
+    cut: Cut
+    ties: dict[Place, Counts]
+
+
 @dataclass(slots=True)
 class _Group:
     """Histograms of the upper bits, the entries of each tensor in them, and the tensors that some expert changed."""
@@ -88,13 +95,19 @@ def _whole_groups(states: Iterator[State]) -> Iterator[tuple[str, Any]]:
 
 def first_pass(
     scan: Scan, scope: Scope, want: Want, count: Callable[[Block], int], *, official: bool
-) -> tuple[dict[str, Prefix], dict[str, Cut]]:
-    """Return where each group's cut lies by its upper bits, and the cuts of tensors that one tile holds whole."""
+) -> tuple[dict[str, Prefix], Thresholds]:
+    """Return where each group's cut lies by its upper bits, and what is found of tensors that one tile holds whole.
+
+    With the scope `tensor`, tiles hold blocks: a first one that is not full is all there is.
+    """
 
     def visit(state: State, place: Place, inputs: Block) -> None:
         name, size = place[0], inputs.shape[1]
-        if scope == "tensor" and place[1] == 0 and size < TILE:
-            state[name] = _cut_whole(inputs.view(np.uint32), want(name, count(inputs)), official=official)
+        if scope == "tensor" and place[1] == 0 and size < BLOCK:
+            bits = inputs.view(np.uint32)
+            cut, ties = _cut_whole(bits, want(name, count(inputs)), official=official)
+            torn = size > TILE and bool((cut.quota < ties).any())
+            state[name] = _Whole(cut, _equals(bits, cut.bits, place) if torn else {})
             return
         key = _group(name, scope)
         if key not in state:
@@ -107,15 +120,17 @@ def first_pass(
 
     prefixes: dict[str, Prefix] = {}
     cuts: dict[str, Cut] = {}
+    ties: dict[Place, Counts] = {}
     for name, found in _whole_groups(scan(visit)):
-        if isinstance(found, Cut):
-            cuts[name] = found
+        if isinstance(found, _Whole):
+            cuts[name] = found.cut
+            ties |= found.ties
             continue
         if scope == "changed":
             found.leave_out_unchanged()
         if size := found.sizes.total():
             prefixes[name] = find(found.high, want(name, size))
-    return prefixes, cuts
+    return prefixes, Thresholds(cuts, ties_before(ties, cuts))
 
 
 def each(wanted: Counts, rows: int) -> Counts:
@@ -123,18 +138,27 @@ def each(wanted: Counts, rows: int) -> Counts:
     return np.repeat(wanted, rows) if len(wanted) == 1 else wanted
 
 
-def _cut_whole(bits: Bits, wanted: Counts, *, official: bool) -> Cut:
-    """Return the cut of a tensor that is at hand as a whole, by a partial sort of its magnitudes."""
+def _cut_whole(bits: Bits, wanted: Counts, *, official: bool) -> tuple[Cut, Counts]:
+    """Return the cut of a tensor that is at hand as a whole, by a partial sort of its magnitudes, and its ties."""
     rows, size = bits.shape
     many = each(wanted, rows)
-    cut, quota = np.full(len(many), MAGNITUDE, np.uint32), np.zeros(len(many), np.int64)
+    cut, quota, ties = np.full(len(many), MAGNITUDE, np.uint32), *np.zeros((2, len(many)), np.int64)
+    magnitudes = np.empty(size, np.uint32)
     for i, want in enumerate(many):
         if want:
-            magnitudes = bits[i % rows] & np.uint32(MAGNITUDE)
-            cut[i] = np.partition(magnitudes, size - want)[size - want]
-            above, ties = np.count_nonzero(magnitudes > cut[i]), np.count_nonzero(magnitudes == cut[i])
-            quota[i] = ties if official else want - above
-    return Cut(cut, quota)
+            np.bitwise_and(bits[i % rows], np.uint32(MAGNITUDE), out=magnitudes)
+            magnitudes.partition(size - want)
+            cut[i] = magnitudes[size - want]
+            quota[i] = want - np.count_nonzero(magnitudes[size - want :] > cut[i])
+            ties[i] = np.count_nonzero(magnitudes == cut[i])
+    return Cut(cut, ties if official else quota), ties
+
+
+def _equals(bits: Bits, targets: Bits, place: Place) -> dict[Place, Counts]:
+    """Return how many magnitudes of each tile equal the targets; a block is fused in several tiles."""
+    name, start = place
+    tiles = range(0, bits.shape[1], TILE)
+    return {(name, start + first): count_equal(bits[:, first : first + TILE], targets) for first in tiles}
 
 
 def find(counts: Counts, wanted: Counts) -> Prefix:
@@ -169,7 +193,7 @@ def second_pass(
 
     cuts: dict[str, Cut] = {}
     ties: dict[str, Counts] = {}
-    for group, counts in _whole_groups(scan(visit)):
+    for group, counts in _whole_groups(scan(visit, among=prefixes if scope == "tensor" else None)):
         prefix = prefixes[group]
         low = find(counts, prefix.wanted)
         bits = (prefix.high.astype(np.uint32) << np.uint32(16)) | low.high
@@ -189,12 +213,13 @@ def third_pass(scan: Scan, cuts: Mapping[str, Cut], groups: set[str]) -> dict[Pl
     def visit(state: State, place: Place, inputs: Block) -> None:
         group = WHOLE if WHOLE in groups else place[0]
         if group in groups:
-            state[place] = count_equal(inputs.view(np.uint32), cuts[group].bits)
+            state.update(_equals(inputs.view(np.uint32), cuts[group].bits, place))
 
-    return ties_before({place: counts for state in scan(visit) for place, counts in state.items()}, groups)
+    states = scan(visit, among=None if WHOLE in groups else groups)
+    return ties_before({place: counts for state in states for place, counts in state.items()}, groups)
 
 
-def ties_before(found: Mapping[Place, Counts], groups: set[str]) -> dict[Place, Counts]:
+def ties_before(found: Mapping[Place, Counts], groups: Collection[str]) -> dict[Place, Counts]:
     """Return, for each tile, the sums of what was `found` in the tiles before it in its group's order."""
     before: dict[Place, Counts] = {}
     totals: dict[str, Counts] = {}

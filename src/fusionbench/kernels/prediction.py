@@ -6,13 +6,13 @@ run: the guess decides what is read, never what is kept.
 """
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from fusionbench.kernels import Block, PartialScan, Place, Scan, State, Visit
+from fusionbench.kernels import Block, PartialScan, Place, Scan, State
 from fusionbench.kernels.counting import MAGNITUDE, Bits, Counts, count_window
 from fusionbench.kernels.passes import (
     WHOLE,
@@ -22,14 +22,12 @@ from fusionbench.kernels.passes import (
     Want,
     each,
     find,
-    first_pass,
-    second_pass,
     third_pass,
     ties_before,
 )
 
-SHARE = 32
-"""One in so many entries is in the sample."""
+SAMPLE = 1 << 21
+"""Entries of each expert in the sample, at most about so many."""
 LEAST = 1 << 14
 """Entries of the sample, below which it says too little and whole passes cost too little."""
 MARGIN = 128
@@ -101,27 +99,36 @@ def predicted(
 
 def _guess(part: PartialScan, want: Want, scope: Scope, rows: int) -> Window | None:
     """Return the window in which the sample says that the cuts lie; None where it says nothing."""
-    sizes: list[int] = []
-
-    def around(name: str, size: int) -> Counts:
-        sizes.append(size)
-        middle = each(want(name, size), rows)
-        apart = middle // MARGIN + 4 * np.sqrt(middle).astype(np.int64)
-        return np.concatenate([np.minimum(middle + apart, size), middle, np.maximum(middle - apart, 1)])
-
-    def sample(visit: Visit) -> Iterator[State]:
-        return part(visit, SHARE)
-
-    prefixes, _ = first_pass(sample, scope, around, lambda inputs: inputs.shape[1], official=False)
-    if not prefixes or sizes[0] < LEAST:
+    sample = _sample(part, scope)
+    size = sum(tile.shape[1] for tile in sample)
+    if size < LEAST:
         return None
-    bits = second_pass(sample, prefixes, scope, official=False)[0][WHOLE].bits
-    least, guess, most = bits.reshape(3, rows)
-    if (guess == 0).any() or (guess >= MAGNITUDE).any():
+    middle = each(want(WHOLE, size), rows)
+    apart = middle // MARGIN + 4 * np.sqrt(middle).astype(np.int64)
+    least, guess, most = np.empty((3, rows), np.uint32)
+    for row in range(rows):
+        counts = np.array([min(middle[row] + apart[row], size), middle[row], max(middle[row] - apart[row], 1)])
+        if counts[1] == 0:
+            return None
+        magnitudes = np.concatenate([tile[row] for tile in sample])
+        magnitudes.partition(size - counts)
+        least[row], guess[row], most[row] = magnitudes[size - counts]
+    if (guess == 0).any():
         return None
     half = SPAN // 2 - 1
     least = np.maximum(np.maximum(least, 1), guess - np.minimum(guess, half))
     return Window(least.astype(np.uint32), guess, np.minimum(most, guess + np.uint32(half)))
+
+
+def _sample(part: PartialScan, scope: Scope) -> list[Bits]:
+    """Return the magnitudes of some entries, `(rows, entries)` a tile; for `changed`, of tensors that are seen to change."""
+
+    def visit(state: State, place: Place, inputs: Block) -> None:
+        state[place] = inputs.view(np.uint32) & np.uint32(MAGNITUDE)
+
+    tiles = {place: found for state in part(visit, most=SAMPLE) for place, found in state.items()}
+    changed = {place[0] for place, found in tiles.items() if scope == "model" or found.any()}
+    return [found for place, found in tiles.items() if place[0] in changed]
 
 
 def _one_pass(scan: Scan, window: Window, scope: Scope) -> _Found:

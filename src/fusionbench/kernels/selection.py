@@ -7,7 +7,7 @@ does for all three (`prediction`).
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -84,11 +84,12 @@ def select(
         official: keep all ties of the smallest that is kept.
         count: how many entries of a tile count.
     """
-    prefixes, cuts = first_pass(scan, scope, want, count, official=official)
+    prefixes, whole = first_pass(scan, scope, want, count, official=official)
     found, ties = second_pass(scan, prefixes, scope, official=official) if prefixes else ({}, {})
     open_groups = {name for name, cut in found.items() if bool((cut.quota < ties[name]).any())}
     before = third_pass(scan, found, open_groups) if open_groups else {}
-    return Thresholds({**cuts, **found}, before) if cuts or found else None
+    cuts = {**whole.cuts, **found}
+    return Thresholds(cuts, {**whole.before, **before}) if cuts else None
 
 
 def _shares(density: Any) -> tuple[float, ...]:
@@ -98,7 +99,7 @@ def _shares(density: Any) -> tuple[float, ...]:
 def tiles_of(read: Any) -> Scan:
     """Return torch's `read` as a scan over deltas, for methods whose first pass is this selection."""
 
-    def scan(visit: Visit) -> Iterator[State]:
+    def scan(visit: Visit, *, among: Container[str] | None = None) -> Iterator[State]:
         for site, base, experts in read():
             deltas = np.stack([(expert - base).float().reshape(-1).cpu().numpy() for expert in experts])
             state: State = {}

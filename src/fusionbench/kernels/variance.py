@@ -1,7 +1,7 @@
 """Select the entries on which experts differ, weigh them by mean squares, erase the minority's signs: SCE."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,13 +136,13 @@ def _prepare(scan: Scan, at: Mapping[str, Mapping[str, Any]], *, select_topk: An
 def _spreads(scan: Scan) -> Scan:
     """Return passes over deviations instead of deltas."""
 
-    def spreads(visit: Visit) -> Iterator[State]:
+    def spreads(visit: Visit, *, among: Container[str] | None = None) -> Iterator[State]:
         def of_deltas(state: State, place: Place, inputs: Block) -> None:
             spread = np.empty((1, inputs.shape[1]), np.float32)
             deviations(inputs, spread[0])
             visit(state, place, spread)
 
-        return scan(of_deltas)
+        return scan(of_deltas, among=among)
 
     return spreads
 
@@ -158,4 +158,8 @@ def _apply(
     np.add(base, out, out=out)
 
 
-MAJORITY = Kernel(_apply, "deltas", prepare=_prepare, compiled=True, sited=True)
+def _ranks(parameters: dict[str, Any]) -> bool:
+    return bool(parameters["select_topk"] != 1)
+
+
+MAJORITY = Kernel(_apply, "deltas", prepare=_prepare, compiled=True, sited=True, whole=_ranks)

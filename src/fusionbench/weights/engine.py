@@ -6,7 +6,7 @@ The output does not depend on the number of threads, the order of the jobs or th
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -22,6 +22,8 @@ from fusionbench.weights.jobs import Job, aligned, batches, in_order
 from fusionbench.weights.plan import Input, Plan, Step
 
 Advance = Callable[[int], None]
+SHARE = 32
+"""A sample holds one in so many entries, or fewer."""
 
 
 class Sink(Protocol):
@@ -76,8 +78,8 @@ def run_plan(
         unit, held = method.unit, BLOCK if method.unit == "element" else max((s.held for s in plan), default=0)
         worker: Any = TorchWorker(plan, method, device)
     else:
-        unit, held = "lines" if kernel.rows else "element", _widest(plan, kernel)
-        worker = _KernelWorker(plan, kernel)
+        worker = _KernelWorker(plan, kernel, whole=kernel.whole(dict(values)))
+        unit, held = "lines" if kernel.rows else "element", worker.widest
     threads = _threads(plan, held, threads or os.cpu_count() or 1, memory)
     worker.prepare(values, threads, passes)
     passes.count += 1
@@ -129,13 +131,6 @@ def copied(plan: Plan, job: Job) -> memoryview:
     return as_buffer(result)
 
 
-def _widest(plan: Plan, kernel: Kernel) -> int:
-    """Return the entries of the largest tile."""
-    if not kernel.rows:
-        return TILE
-    return max((aligned(step, TILE) for step in plan if step.action == "merge"), default=TILE)
-
-
 def _threads(plan: Plan, held: int, threads: int, memory: int | None) -> int:
     """Return how many jobs, each with `held` entries of every model, may run at a time within the budget.
 
@@ -181,13 +176,20 @@ class _Buffers(threading.local):
 
 
 class _KernelWorker:
-    """Runs jobs on NumPy tiles."""
+    """Runs jobs on NumPy tiles.
 
-    def __init__(self, plan: Plan, kernel: Kernel) -> None:
+    Attributes:
+        widest: entries of the largest tile.
+    """
+
+    def __init__(self, plan: Plan, kernel: Kernel, *, whole: bool) -> None:
         self.plan = plan
         self.kernel = kernel
+        self.scanned = BLOCK if whole else TILE
         self.prepared: Any = None
-        self.buffers = _Buffers(1 + max((len(step.experts) for step in plan), default=1), _widest(plan, kernel))
+        merged = [step for step in plan if step.action == "merge"]
+        self.widest = max((self._tile(step, self.scanned) for step in merged), default=TILE)
+        self.buffers = _Buffers(1 + max((len(step.experts) for step in plan), default=1), self.widest)
 
     def prepare(self, values: Mapping[str, Any], threads: int, passes: Passes) -> None:
         """Let the kernel look at the whole model first, as often as it needs."""
@@ -195,17 +197,19 @@ class _KernelWorker:
             return
         at = {step.output.name: step.parameters for step in self.plan if step.action == "merge"}
 
-        def scan(visit: Visit, share: int = 1) -> Iterator[State]:
-            # A sample is no pass over the inputs.
-            passes.count += share == 1
+        def scan(visit: Visit, *, among: Container[str] | None = None, most: int | None = None) -> Iterator[State]:
+            # Neither a sample nor a look at some tensors is a pass over the inputs.
+            passes.count += most is None and among is None
+            share = 1 if most is None else max(SHARE, -(-total_entries(self.plan) // most))
 
             def work(jobs: Sequence[Job]) -> State:
                 state: State = {}
                 with np.errstate(over="ignore"):
                     for job in jobs:
-                        if job.step.action == "merge":
-                            for start, _, inputs in self._tiles(job, share):
-                                visit(state, (job.step.output.name, start), inputs)
+                        name = job.step.output.name
+                        if job.step.action == "merge" and (among is None or name in among):
+                            for start, _, inputs in self._tiles(job, self.scanned, share):
+                                visit(state, (name, start), inputs)
                 return state
 
             yield from in_order(work, batches(self.plan, "lines" if self.kernel.rows else "element"), threads)
@@ -216,7 +220,7 @@ class _KernelWorker:
         """Fuse one job's entries and write them."""
         output = job.step.output
         result: Raw = np.empty(job.stop - job.start, NUMPY[output.dtype])
-        for start, base, inputs in self._tiles(job):
+        for start, base, inputs in self._tiles(job, TILE):
             count = inputs.shape[1]
             out = self.buffers.out[:count]
             place = (output.name, start)
@@ -229,7 +233,7 @@ class _KernelWorker:
             )
         sink.write(output.name, as_buffer(result), job.start)
 
-    def _tiles(self, job: Job, share: int = 1) -> Iterator[tuple[int, Any, Any]]:
+    def _tiles(self, job: Job, size: int, share: int = 1) -> Iterator[tuple[int, Any, Any]]:
         """Yield first index, base and inputs of each tile, or of the first `1/share` of it where that is an entry.
 
         The arrays are overwritten by the next.
@@ -237,7 +241,7 @@ class _KernelWorker:
         step = job.step
         deltas = self.kernel.takes == "deltas"
         models = (step.base, *step.experts) if self.kernel.takes == "models" and step.base else step.experts
-        tile = self._tile(step)
+        tile = self._tile(step, size)
         for start in range(job.start, job.stop, tile):
             count = (min(job.stop, start + tile) - start) // share
             if count == 0 and share > 1:
@@ -253,9 +257,9 @@ class _KernelWorker:
                     self._read_delta(model, start, base, row)
             yield start, base, inputs
 
-    def _tile(self, step: Step) -> int:
-        """Return how many entries of a tensor are worked on at a time."""
-        return aligned(step, TILE) if self.kernel.rows else TILE
+    def _tile(self, step: Step, size: int) -> int:
+        """Return how many entries of a tensor are worked on at a time, about so many."""
+        return aligned(step, size) if self.kernel.rows else size
 
     def _read(self, place: Input, start: int, out: Any) -> None:
         raw = entries(self.plan.sources[place.source], place.spec, start, start + len(out))
