@@ -26,8 +26,10 @@ def measure(command: Sequence[str], environment: dict[str, str] | None = None, l
     target = log or Path(os.devnull)
     with target.open("wb") as output:
         started = time.perf_counter()
+        # As installed by a user: Python keeps what it has compiled of the sources.
+        ours = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})}
+            command, stdout=output, stderr=subprocess.STDOUT, env={**ours, **(environment or {})}
         )
         anonymous = 0.0
         while True:

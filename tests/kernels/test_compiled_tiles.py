@@ -3,13 +3,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusionbench.kernels.compiled_tiles import STRIP, deltas_of_bf16, weighted_sum
-from fusionbench.kernels.tiles import widen
+from fusionbench.kernels.compiled_tiles import STRIP, read_deltas, read_values, weighted_sum, write_bf16
+from fusionbench.kernels.tiles import fits, narrow, widen
 
 
 def deltas(raw, base):
-    out = np.empty(len(raw), np.float32)
-    return deltas_of_bf16(raw, base, out.view(np.uint32), out), out
+    out = np.empty((1, len(raw)), np.float32)
+    return read_deltas([raw], "BF16", base, out), out[0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**16 - 1), st.floats(-(2.0**100), 2.0**100, width=32)), max_size=100))
@@ -36,12 +36,26 @@ def test_patterns_that_are_no_numbers_are_told(pattern):
         assert not deltas(wild, np.zeros(50, np.float32))[0]
 
 
-def test_memory_that_may_not_be_written_or_is_not_aligned_is_read():
-    content = b"\0" + np.array([0x3F80, 0x4000, 0xC000], np.uint16).tobytes()
-    raw = np.frombuffer(memoryview(content)[1:], np.uint16)
-    finite, out = deltas(raw, np.ones(3, np.float32))
-    assert finite
+def test_memory_that_may_not_be_written_is_read_and_what_is_not_aligned_is_left_to_others():
+    content = b"\0\0" + np.array([0x3F80, 0x4000, 0xC000], np.uint16).tobytes()
+    raw = np.frombuffer(memoryview(content)[2:], np.uint16)
+    done, out = deltas(raw, np.ones(3, np.float32))
+    assert done
     assert out.tolist() == [0.0, 1.0, -3.0]
+    assert not deltas(np.frombuffer(memoryview(content)[1:-1], np.uint16), np.ones(3, np.float32))[0]
+
+
+def test_each_model_has_its_row_whatever_the_distance_of_rows():
+    raws = [np.array([1, 2, 3], np.float32), np.array([4, 5, 6], np.float32)]
+    out = np.zeros((2, 5), np.float32)
+    assert read_deltas(raws, "F32", np.array([1, 1, 2], np.float32), out[:, 1:4])
+    assert out.tolist() == [[0, 0, 1, 1, 0], [0, 3, 4, 4, 0]]
+    raws[1][2] = np.inf
+    assert not read_deltas(raws, "F32", np.array([1, 1, 2], np.float32), out[:, 1:4])
+
+
+def test_kinds_without_a_compiled_form_are_left_to_others():
+    assert not read_deltas([np.zeros(3, np.float16)], "F16", np.zeros(3, np.float32), np.zeros((1, 3), np.float32))
 
 
 def test_strips_are_joined_without_a_seam():
@@ -66,3 +80,36 @@ def test_terms_of_a_weighted_sum_are_rounded_and_added_in_their_order(rows, size
     weighted_sum(out, inputs, weights)
     assert out.tobytes() == expected.tobytes()
     assert inputs.tobytes() == before.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_values_are_widened_and_what_is_no_number_is_told(dtype):
+    kind = {"BF16": np.uint16, "F32": np.float32}[dtype]
+    raws = [np.random.default_rng(seed).integers(0, 0x7F00, 2 * STRIP + 5).astype(kind) for seed in (0, 1)]
+    out, expected = np.empty((2, len(raws[0])), np.float32), np.empty((2, len(raws[0])), np.float32)
+    assert read_values(raws, dtype, out)
+    for raw, row in zip(raws, expected, strict=True):
+        widen(raw, dtype, row)
+    assert out.tobytes() == expected.tobytes()
+    raws[1][STRIP + 1] = 0x7F80 if dtype == "BF16" else np.nan
+    assert not read_values(raws, dtype, out)
+    assert not read_values([np.zeros(3, np.float16)], "F16", np.empty((1, 3), np.float32))
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50))
+def test_rounding_to_bfloat16_is_that_of_the_plain_form(patterns):
+    values = np.array(patterns, np.uint32).view(np.float32)
+    out, expected = np.empty(len(values), np.uint16), np.empty(len(values), np.uint16)
+    good = write_bf16(values, out)
+    with np.errstate(invalid="ignore", over="ignore"):
+        assert good == fits(values, "BF16")
+        narrow(values.copy(), "BF16", expected, np.empty(len(values), np.uint32))
+    if good:
+        assert out.tolist() == expected.tolist()
+
+
+def test_the_largest_numbers_round_to_infinity_and_are_told():
+    largest = np.array([0x7F7F7FFF, 0xFF7F7FFF], np.uint32).view(np.float32)
+    assert write_bf16(largest, np.empty(2, np.uint16))
+    for pattern in (0x7F7F8000, 0xFF7F8000, 0x7FFFFFFF, 0x7F800000):
+        assert not write_bf16(np.array([1, pattern], np.uint32).view(np.float32), np.empty(2, np.uint16))

@@ -48,13 +48,6 @@ def test_products_are_those_of_torch_whatever_the_tiles(rows, size) -> None:
     np.testing.assert_allclose(expected, exact, rtol=0, atol=1e-12 * size)
 
 
-def test_numpy_and_the_compiled_loops_leave_the_same_bits(monkeypatch) -> None:
-    values = drawn(2, 3333)
-    in_numpy = products(scan_of({"t": values}, 900, together=9))["t"]
-    monkeypatch.setattr(moments, "FEW", 0)
-    assert products(scan_of({"t": values}, 900, together=9))["t"].tobytes() == in_numpy.tobytes()
-
-
 def test_blocks_are_added_from_the_first_on(monkeypatch) -> None:
     """Sums of blocks 1, 2^53 and 1 are 2^53 from the left, one more in any other order."""
     monkeypatch.setattr(moments, "SPAN", 2)

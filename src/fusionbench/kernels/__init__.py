@@ -49,8 +49,8 @@ class Kernel(NamedTuple):
         compiled: whether it needs the compiler; then reading is compiled too.
         sited: whether `apply` is given the tensor's `site`.
         rows: whether tiles hold whole rows, one an output; such a kernel is not for matrices with the inputs first.
-        whole: `(parameters) -> bool`: whether each tensor is ranked by itself: tiles are then as large as blocks, so that
-            most tensors are at hand as a whole.
+        whole: `(parameters) -> bool`: whether each tensor is ranked by itself: its first passes then see whole blocks,
+            so that most tensors are at hand at once.
     """
 
     apply: Callable[..., None]

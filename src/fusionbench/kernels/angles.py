@@ -9,7 +9,7 @@ import numpy as np
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, Place, Scan
-from fusionbench.kernels.combine import _sum
+from fusionbench.kernels.compiled_tiles import weighted_sum
 from fusionbench.kernels.moments import Numbers, products
 
 Coefficients = Mapping[str, Sequence[float]]
@@ -65,7 +65,7 @@ def _along_arc(
 ) -> None:
     """Fill `out` with the weighted sum of the last two models."""
     check_ends(len(site.experts), base=len(inputs) > len(site.experts))
-    _sum(out, inputs[-2:], prepared[place[0]])
+    weighted_sum(out, inputs[-2:], np.asarray(prepared[place[0]], np.float32))
 
 
 def stock_ratio(inner: Numbers, small_norms: str, *, clamp: bool) -> float:
@@ -98,8 +98,6 @@ def _toward_mean(
     average: str, granularity: str, clamp: bool, small_norms: str,
 ) -> None:  # fmt: skip
     """Fill `out` with θ₀ + t·(mean of the task vectors)."""
-    from fusionbench.kernels.compiled_tiles import weighted_sum
-
     weighted_sum(out, inputs, np.asarray(prepared[place[0]], np.float32))
     np.add(base, out, out=out)
 
@@ -108,5 +106,5 @@ def _serves_stock(parameters: dict[str, Any]) -> bool:
     return bool(parameters["average"] == "cosine" and parameters["granularity"] == "tensor")
 
 
-ARC = Kernel(_along_arc, "models", prepare=_arcs, sited=True)
+ARC = Kernel(_along_arc, "models", prepare=_arcs, compiled=True, sited=True)
 STOCK = Kernel(_toward_mean, "deltas", prepare=_stocks, serves=_serves_stock, compiled=True)

@@ -1,4 +1,4 @@
-"""Weighted sums of values and of deltas: the averages, task arithmetic, ExPO, passthrough. Pure NumPy, tile by tile.
+"""Weighted sums of values and of deltas: the averages, task arithmetic, ExPO, passthrough, tile by tile.
 
 Terms are multiplied and added one expert after the other, without fused operations, as the torch functions do.
 """
@@ -10,6 +10,7 @@ import numpy as np
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, Place
+from fusionbench.kernels.compiled_tiles import weighted_sum
 
 
 def divisor(weights: Sequence[float]) -> float:
@@ -36,19 +37,9 @@ def check_single(experts: int) -> None:
         )
 
 
-def _sum(out: Block, inputs: Block, weights: Sequence[float]) -> None:
-    """Fill `out` with Σ wᵢ·inputsᵢ, in the experts' order."""
-    np.multiply(inputs[0], np.float32(weights[0]), out=out)
-    for row, weight in zip(inputs[1:], weights[1:], strict=True):
-        np.multiply(row, np.float32(weight), out=row)
-        np.add(out, row, out=out)
-
-
 def average(out: Block, base: Block | None, inputs: Block, place: Place, prepared: None) -> None:
     """Fill `out` with Σ θᵢ / N."""
-    np.copyto(out, inputs[0])
-    for row in inputs[1:]:
-        np.add(out, row, out=out)
+    weighted_sum(out, inputs, np.ones(len(inputs), np.float32))
     np.divide(out, np.float32(len(inputs)), out=out)
 
 
@@ -57,7 +48,7 @@ def weighted_average(
     weights: Sequence[float], normalize: bool, relative_to_base: bool,
 ) -> None:  # fmt: skip
     """Fill `out` with Σ wᵢ·θᵢ, divided by Σ wᵢ where `normalize`."""
-    _sum(out, inputs, weights)
+    weighted_sum(out, inputs, np.asarray(weights, np.float32))
     if normalize:
         np.divide(out, np.float32(divisor(weights)), out=out)
 
@@ -67,7 +58,7 @@ def add_deltas(
     weights: Sequence[float], scale: float,
 ) -> None:  # fmt: skip
     """Fill `out` with θ₀ + λ·Σ wᵢ·τᵢ."""
-    _sum(out, inputs, weights)
+    weighted_sum(out, inputs, np.asarray(weights, np.float32))
     np.multiply(out, np.float32(scale), out=out)
     np.add(base, out, out=out)
 
@@ -92,8 +83,8 @@ def _absolute(parameters: dict[str, Any]) -> bool:
     return not parameters["relative_to_base"]
 
 
-AVERAGE = Kernel(average, "values")
-WEIGHTED_AVERAGE = Kernel(weighted_average, "values", serves=_absolute)
-ADD_DELTAS = Kernel(add_deltas, "deltas")
+AVERAGE = Kernel(average, "values", compiled=True)
+WEIGHTED_AVERAGE = Kernel(weighted_average, "values", serves=_absolute, compiled=True)
+ADD_DELTAS = Kernel(add_deltas, "deltas", compiled=True)
 SCALED = Kernel(scaled, "values")
 COPIED = Kernel(copied, "values")

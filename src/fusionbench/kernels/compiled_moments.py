@@ -16,7 +16,6 @@ LINES = 4
 """Lines of lanes that are added to a sum while it is in a register, one after the other."""
 
 
-@compiled
 def add_products(rows: Block, offset: int, lanes: Numbers) -> None:
     """Add every pair's products to its lanes.
 
@@ -25,11 +24,15 @@ def add_products(rows: Block, offset: int, lanes: Numbers) -> None:
         offset: which lane the first entry belongs to.
         lanes: `(pairs, LANES)`, in the order of `combinations_with_replacement`; LANES is a multiple of `GROUP`.
     """
+    _add_products(rows, offset, lanes, np.empty((rows.shape[0], LINES, GROUP)))
+
+
+@compiled
+def _add_products(rows: Block, offset: int, lanes: Numbers, wide: Numbers) -> None:
     size, width = rows.shape[1], lanes.shape[1]
     head = min(-offset % width, size)
     whole = head + (size - head) // (LINES * width) * (LINES * width)
     _add_few(rows, 0, head, offset, lanes)
-    wide = np.empty((rows.shape[0], LINES, GROUP))
     for lane in range(0, width, GROUP):
         for place in range(head + lane, whole, LINES * width):
             for row in range(rows.shape[0]):

@@ -19,7 +19,6 @@ STRIP = 1024
 """Entries whose sums stay in the first-level cache."""
 
 
-@compiled
 def merge_agreeing(
     out: Block, deltas: Block, weights: Block, elect_weighted: bool, positive: bool, combine: int
 ) -> None:
@@ -33,9 +32,16 @@ def merge_agreeing(
         positive: whether an exact tie elects plus (mergekit); otherwise such an entry is 0.
         combine: 0 mean over the agreeing weights, 1 sum, 2 largest magnitude.
     """
+    sign, agreeing = np.empty((2, STRIP), np.float32)
+    _merge_agreeing(out, deltas, weights, elect_weighted, positive, combine, sign, agreeing)
+
+
+@compiled
+def _merge_agreeing(
+    out: Block, deltas: Block, weights: Block, elect_weighted: bool, positive: bool, combine: int, sign: Block,
+    agreeing: Block,
+) -> None:  # fmt: skip
     one, zero = np.float32(1.0), np.float32(0.0)
-    sign = np.empty(STRIP, np.float32)
-    agreeing = np.empty(STRIP, np.float32)
     for first in range(0, out.shape[0], STRIP):
         count = min(STRIP, out.shape[0] - first)
         merged = out[first : first + count]

@@ -38,7 +38,6 @@ def count_low(bits: Bits, high: Bits, counts: Counts) -> None:
                 counts[cut, magnitude & 0xFFFF] += 1
 
 
-@compiled
 def count_window(bits: Bits, least: Bits, guess: Bits, most: Bits, above: Counts, window: Counts) -> Counts:
     """Count each row's magnitudes around a guess; return how many equal it.
 
@@ -50,7 +49,15 @@ def count_window(bits: Bits, least: Bits, guess: Bits, most: Bits, above: Counts
         above: how many lie above the window, added to.
         window: the histogram of those in it from `least` on, but for the guess, added to; `(rows, span)`.
     """
-    equal = np.zeros(bits.shape[0], np.int64)
+    equal = np.zeros(len(bits), np.int64)
+    _count_window(bits, least, guess, most, above, window, equal)
+    return equal
+
+
+@compiled
+def _count_window(
+    bits: Bits, least: Bits, guess: Bits, most: Bits, above: Counts, window: Counts, equal: Counts
+) -> None:
     for row in range(bits.shape[0]):
         low, middle, high = least[row], guess[row], most[row]
         for first in range(0, bits.shape[1], FEW):
@@ -69,20 +76,26 @@ def count_window(bits: Bits, least: Bits, guess: Bits, most: Bits, above: Counts
                     magnitude = strip[i] & np.uint32(MAGNITUDE)
                     if low <= magnitude and magnitude <= high and magnitude != middle:
                         window[row, magnitude - low] += 1
-    return equal
+
+
+def count_equal(bits: Bits, targets: Bits, start: int = 0, stop: int | None = None) -> Counts:
+    """Return how many magnitudes from `start` to `stop` equal each target.
+
+    Target c is one of row c modulo the number of rows.
+    """
+    counts = np.zeros(len(targets), np.int64)
+    _count_equal(bits, targets, start, bits.shape[1] if stop is None else min(stop, bits.shape[1]), counts)
+    return counts
 
 
 @compiled
-def count_equal(bits: Bits, targets: Bits) -> Counts:
-    """Return how many magnitudes equal each target; target c is one of row c modulo the number of rows."""
-    counts = np.zeros(targets.shape[0], np.int64)
+def _count_equal(bits: Bits, targets: Bits, start: int, stop: int, counts: Counts) -> None:
     for cut in range(targets.shape[0]):
-        row, target = cut % bits.shape[0], targets[cut]
+        part, target = bits[cut % bits.shape[0], start:stop], targets[cut]
         found = np.int32(0)
-        for i in range(bits.shape[1]):
-            found += np.int32((bits[row, i] & MAGNITUDE) == target)
+        for i in range(part.shape[0]):
+            found += np.int32((part[i] & MAGNITUDE) == target)
         counts[cut] = found
-    return counts
 
 
 @compiled

@@ -12,15 +12,12 @@ from typing import Any
 import numpy as np
 
 from fusionbench.kernels import Block, Place, Scan, State
+from fusionbench.kernels.compiled_moments import add_products, add_squares
 
 SPAN = 1 << 20
 """Entries whose lanes are added before another sum begins: the engine's block."""
 LANES = 1024
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
-
-
-FEW = 2
-"""Vectors up to which NumPy takes the products."""
 
 
 class Sums:
@@ -43,16 +40,8 @@ class Sums:
             self.close()
             self._place = block
         offset = place[1] % SPAN % LANES
-        if self.squares:
-            from fusionbench.kernels.compiled_moments import add_squares
-
-            add_squares(rows, offset, self._lanes)
-        elif len(rows) <= FEW:
-            _add_products(rows, offset, self._lanes)
-        else:
-            from fusionbench.kernels.compiled_moments import add_products
-
-            add_products(rows, offset, self._lanes)
+        add = add_squares if self.squares else add_products
+        add(rows, offset, self._lanes)
 
     def close(self) -> None:
         """Finish the block at hand."""
@@ -65,21 +54,6 @@ class Sums:
         self.done[self._place] = found[:, 0] + self.done.get(self._place, 0.0)
         self._lanes[:] = 0.0
         self._place = None
-
-
-def _add_products(rows: Block, offset: int, lanes: Numbers) -> None:
-    """Add every pair's products to its lanes in NumPy: for two models that is sooner done than the compiler loaded."""
-    size = rows.shape[1]
-    head = min(-offset % LANES, size)
-    whole = head + (size - head) // LANES * LANES
-    terms = np.empty((1 + (whole - head) // LANES, LANES))
-    for total, (first, second) in zip(lanes, combinations_with_replacement(rows.astype(np.float64), 2), strict=True):
-        total[offset : offset + head] += first[:head] * second[:head]
-        terms[0] = total
-        np.multiply(first[head:whole].reshape(-1, LANES), second[head:whole].reshape(-1, LANES), out=terms[1:])
-        # Along an axis that is not the last, NumPy adds one line after the other.
-        np.add.reduce(terms, axis=0, out=total)
-        total[: size - whole] += first[whole:] * second[whole:]
 
 
 def totals(states: Iterator[State]) -> dict[str, Numbers]:

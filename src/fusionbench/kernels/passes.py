@@ -158,7 +158,7 @@ def _equals(bits: Bits, targets: Bits, place: Place) -> dict[Place, Counts]:
     """Return how many magnitudes of each tile equal the targets; a block is fused in several tiles."""
     name, start = place
     tiles = range(0, bits.shape[1], TILE)
-    return {(name, start + first): count_equal(bits[:, first : first + TILE], targets) for first in tiles}
+    return {(name, start + first): count_equal(bits, targets, first, first + TILE) for first in tiles}
 
 
 def find(counts: Counts, wanted: Counts) -> Prefix:

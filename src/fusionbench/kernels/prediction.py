@@ -121,7 +121,7 @@ def _guess(part: PartialScan, want: Want, scope: Scope, rows: int) -> Window | N
 
 
 def _sample(part: PartialScan, scope: Scope) -> list[Bits]:
-    """Return the magnitudes of some entries, `(rows, entries)` a tile; for `changed`, of tensors that are seen to change."""
+    """Return the magnitudes of some entries, `(rows, entries)` a tile; for `changed`, of tensors seen to change."""
 
     def visit(state: State, place: Place, inputs: Block) -> None:
         state[place] = inputs.view(np.uint32) & np.uint32(MAGNITUDE)

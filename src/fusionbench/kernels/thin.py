@@ -33,11 +33,14 @@ def thin(row: Block, key: np.uint64, start: np.uint64, share: np.float32, divide
         row[i] = value if number_of(key, start + np.uint64(i)) < share else np.float32(0.0)
 
 
-@compiled
 def thin_by(row: Block, key: np.uint64, start: np.uint64, shares: Block, divide: bool) -> None:
     """Zero the entries whose number is not below their own share; divide the others by it where asked."""
+    _thin_by(row, key, start, shares, divide, np.empty(STRIP, np.float32))
+
+
+@compiled
+def _thin_by(row: Block, key: np.uint64, start: np.uint64, shares: Block, divide: bool, numbers: Block) -> None:
     # Strip by strip and step by step: only such loops run on whole vectors.
-    numbers = np.empty(STRIP, np.float32)
     for first in range(0, row.shape[0], STRIP):
         strip, share = row[first : first + STRIP], shares[first : first + STRIP]
         index = start + np.uint64(first)

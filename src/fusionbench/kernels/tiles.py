@@ -8,8 +8,8 @@ import numpy as np
 
 from fusionbench.kernels import Block
 
-TILE = 1 << 17
-"""Entries that are worked on at a time: a few tiles fit the second-level cache, and Python's cost a tile is small."""
+TILE = 1 << 18
+"""Entries that are worked on at a time: so many that Python's cost a tile is small, so few that memory is."""
 BLOCK = 1 << 20
 """Entries of one job; sums are taken in blocks of this size in float64, whatever the threads."""
 WIDENED = frozenset({"BF16", "F16", "F32"})

@@ -17,11 +17,15 @@ STRIP = 1024
 """Entries whose sums stay in the first-level cache."""
 
 
-@compiled
 def deviations(deltas: Block, out: Block) -> None:
     """Fill `out` with the standard deviation over the rows of `deltas`, taken in float64 and rounded once."""
+    mean, squares = np.empty((2, STRIP))
+    _deviations(deltas, out, mean, squares)
+
+
+@compiled
+def _deviations(deltas: Block, out: Block, mean: Numbers, squares: Numbers) -> None:
     count = np.float64(deltas.shape[0])
-    mean, squares = np.empty(STRIP, np.float64), np.empty(STRIP, np.float64)
     for first in range(0, out.shape[0], STRIP):
         result = out[first : first + STRIP]
         width = result.shape[0]
@@ -51,7 +55,6 @@ def keep_where(deltas: Block, chosen: Block) -> None:
             strip[i] = strip[i] if chosen[i] != np.float32(0.0) else np.float32(0.0)
 
 
-@compiled
 def merge_majority(out: Block, deltas: Block, weights: Block, least: float) -> None:
     """Fill `out` with Σ wᵢ·τᵢ / Σ wᵢ over the entries that have the sign of the sum, plus where that is zero.
 
@@ -61,8 +64,12 @@ def merge_majority(out: Block, deltas: Block, weights: Block, least: float) -> N
         weights: `(experts,)`.
         least: what the sum of weights is at least; 0 divides by 1 where it is zero.
     """
+    _merge_majority(out, deltas, weights, np.float32(least), np.empty(STRIP), np.empty(STRIP, np.float32))
+
+
+@compiled
+def _merge_majority(out: Block, deltas: Block, weights: Block, floor: np.float32, total: Numbers, share: Block) -> None:
     zero, one = np.float32(0.0), np.float32(1.0)
-    total, share, floor = np.empty(STRIP, np.float64), np.empty(STRIP, np.float32), np.float32(least)
     for first in range(0, out.shape[0], STRIP):
         merged = out[first : first + STRIP]
         width = merged.shape[0]

@@ -17,7 +17,7 @@ from fusionbench.kernels import Block, Kernel, State, Visit
 from fusionbench.kernels.tiles import BLOCK, TILE, WIDENED, Raw, fits, is_finite, narrow, row_width, widen
 from fusionbench.registry import Entry, load_attribute
 from fusionbench.weights.finite import bad_input, bad_result
-from fusionbench.weights.headers import NUMPY, as_buffer, entries
+from fusionbench.weights.headers import NUMPY, TensorSpec, as_buffer, entries
 from fusionbench.weights.jobs import Job, aligned, batches, in_order
 from fusionbench.weights.plan import Input, Plan, Step
 
@@ -169,10 +169,14 @@ class _Buffers(threading.local):
     """One thread's tiles, made once and used for every job."""
 
     def __init__(self, rows: int, tile: int) -> None:
-        self.inputs = np.empty((rows, tile), np.float32)
+        self._inputs = np.empty(rows * tile, np.float32)
         self.base = np.empty(tile, np.float32)
         self.out = np.empty(tile, np.float32)
         self.scratch = np.empty(tile, np.uint32)
+
+    def rows(self, count: int, width: int) -> Block:
+        """Return room for `(count, width)` entries without gaps: over such the compiled loops run on whole vectors."""
+        return self._inputs[: count * width].reshape(count, width)
 
 
 class _KernelWorker:
@@ -226,11 +230,7 @@ class _KernelWorker:
             place = (output.name, start)
             sited = {"site": job.step.site} if self.kernel.sited else {}
             self.kernel.apply(out, base, inputs, place, self.prepared, **sited, **job.step.parameters)
-            if not fits(out, output.dtype):
-                raise bad_result(output, finite=is_finite(out))
-            narrow(
-                out, output.dtype, result[start - job.start : start - job.start + count], self.buffers.scratch[:count]
-            )
+            self._write(out, output, result[start - job.start : start - job.start + count])
         sink.write(output.name, as_buffer(result), job.start)
 
     def _tiles(self, job: Job, size: int, share: int = 1) -> Iterator[tuple[int, Any, Any]]:
@@ -246,37 +246,57 @@ class _KernelWorker:
             count = (min(job.stop, start + tile) - start) // share
             if count == 0 and share > 1:
                 continue
+            inputs = self.buffers.rows(len(models), count)
             base = self.buffers.base[:count] if deltas else None
             if base is not None and step.base is not None:
-                self._read(step.base, start, base)
-            inputs = self.buffers.inputs[: len(models), :count]
-            for row, model in zip(inputs, models, strict=True):
-                if base is None:
-                    self._read(model, start, row)
-                else:
-                    self._read_delta(model, start, base, row)
+                self._read([step.base], start, base[None])
+            if base is None:
+                self._read(models, start, inputs)
+            else:
+                self._read_deltas(models, start, base, inputs)
             yield start, base, inputs
 
     def _tile(self, step: Step, size: int) -> int:
         """Return how many entries of a tensor are worked on at a time, about so many."""
         return aligned(step, size) if self.kernel.rows else size
 
-    def _read(self, place: Input, start: int, out: Any) -> None:
-        raw = entries(self.plan.sources[place.source], place.spec, start, start + len(out))
-        widen(raw, place.spec.dtype, out)
-        if not is_finite(out):
-            first = int(np.flatnonzero(~np.isfinite(out))[0])
-            raise bad_input(self.plan.sources[place.source].label, place.spec, start + first, out[first])
+    def _raws(self, models: Sequence[Input], start: int, stop: int) -> list[Raw]:
+        return [entries(self.plan.sources[model.source], model.spec, start, stop) for model in models]
 
-    def _read_delta(self, place: Input, start: int, base: Any, out: Any) -> None:
-        if self.kernel.compiled and place.spec.dtype == "BF16":
-            from fusionbench.kernels.compiled_tiles import deltas_of_bf16
+    def _read(self, models: Sequence[Input], start: int, out: Block) -> None:
+        """Fill the rows of `out` with the models' numbers."""
+        raws = self._raws(models, start, start + out.shape[1])
+        if self.kernel.compiled and len({model.spec.dtype for model in models}) == 1:
+            from fusionbench.kernels.compiled_tiles import read_values
 
-            raw = entries(self.plan.sources[place.source], place.spec, start, start + len(out))
-            if deltas_of_bf16(raw, base, out.view(np.uint32), out):
+            if read_values(raws, models[0].spec.dtype, out):
                 return
-        self._read(place, start, out)
+        for model, raw, row in zip(models, raws, out, strict=True):
+            widen(raw, model.spec.dtype, row)
+            if not is_finite(row):
+                first = int(np.flatnonzero(~np.isfinite(row))[0])
+                raise bad_input(self.plan.sources[model.source].label, model.spec, start + first, row[first])
+
+    def _read_deltas(self, models: Sequence[Input], start: int, base: Block, out: Block) -> None:
+        """Fill the rows of `out` with the models' numbers less those of the base."""
+        if self.kernel.compiled and len({model.spec.dtype for model in models}) == 1:
+            from fusionbench.kernels.compiled_tiles import read_deltas
+
+            if read_deltas(self._raws(models, start, start + len(base)), models[0].spec.dtype, base, out):
+                return
+        self._read(models, start, out)
         np.subtract(out, base, out=out)
+
+    def _write(self, values: Block, output: TensorSpec, result: Raw) -> None:
+        """Fill `result` with `values` as the output's kind of number."""
+        if self.kernel.compiled and output.dtype == "BF16":
+            from fusionbench.kernels.compiled_tiles import write_bf16
+
+            if write_bf16(values, result):
+                return
+        if not fits(values, output.dtype):
+            raise bad_result(output, finite=is_finite(values))
+        narrow(values, output.dtype, result, self.buffers.scratch[: len(values)])
 
 
 def total_entries(plan: Plan) -> int:

@@ -44,11 +44,15 @@ class SafetensorsFile:
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> memoryview:
         """Return the bytes of flat entries `start` to `stop` of a tensor."""
-        spec = self.specs[name]
-        item = ITEM_BYTES[spec.dtype]
-        first = 8 + self._header_bytes + self._offsets[name]
-        stop = spec.size if stop is None else stop
+        first, item = self._places[name]
+        stop = self.specs[name].size if stop is None else stop
         return self._map[first + start * item : first + stop * item]
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[int, int]]:
+        """Where each tensor begins in the file, and the bytes of one entry."""
+        begin = 8 + self._header_bytes
+        return {name: (begin + offset, ITEM_BYTES[self.specs[name].dtype]) for name, offset in self._offsets.items()}
 
     def digest(self, hasher: Any, blocks: int = 64, block_bytes: int = 65536) -> None:
         """Feed header, size and `blocks` evenly spaced blocks of the content to `hasher`."""
