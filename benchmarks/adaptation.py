@@ -25,7 +25,14 @@ from record import write_record
 HERE = Path(__file__).parent
 OURS: dict[str, dict[str, Any]] = {
     "adamerging": {"method": "adamerging", "batches": 1},
+    "adamerging, 4 images at once": {"method": "adamerging", "batches": 1, "together": 4},
     "adamerging, bfloat16 deltas": {"method": "adamerging", "batches": 1, "deltas": "bfloat16"},
+    "adamerging, bfloat16 deltas, 8 at once": {
+        "method": "adamerging",
+        "batches": 1,
+        "deltas": "bfloat16",
+        "together": 8,
+    },
     "adamerging, deltas on disk": {"method": "adamerging", "batches": 1, "deltas": "disk"},
     "concrete_task_arithmetic": {"method": "concrete_task_arithmetic"},
 }
@@ -46,21 +53,32 @@ def main() -> None:
     rows = []
     for tasks in map(int, options.tasks.split(",")):
         for label, command in _commands(options, tasks):
-            if label in options.skip.split(";"):
+            if label in options.skip.split(";") or (options.only and label not in options.only.split(";")):
                 continue
-            with tempfile.TemporaryDirectory() as scratch:
-                log = Path(scratch) / "log"
-                figures = measure(command, log=log)
-                (said,) = [line for line in log.read_text().splitlines() if line.startswith('{"steps"')]
-            wall, cpu = (statistics.median(column) for column in zip(*json.loads(said)["steps"][1:], strict=True))
-            rows.append({"what": label, "tasks": tasks, "step": wall, "cpu": cpu, "resident": figures.resident})
-            print(
-                f"{tasks} tasks  {label:42} {wall:8.3f} s a step, {cpu:8.3f} s of CPU  {figures.resident:7.0f} MB",
-                flush=True,
+            row = {"what": label, "tasks": tasks, **_figures(command)}
+            rows.append(row)
+            shown = (
+                row["failed"]
+                if "failed" in row
+                else f"{row['step']:8.3f} s a step, {row['cpu']:8.3f} s of CPU  {row['resident']:7.0f} MB"
             )
+            print(f"{tasks} tasks  {label:42} {shown}", flush=True)
     if options.record:
         found = {"experts": options.experts, "batch": options.batch, "load": load, "tiny": options.tiny, "rows": rows}
         write_record(options.record, found)
+
+
+def _figures(command: list[str]) -> dict[str, Any]:
+    """Return the median step of a process and its peak, or why it failed; one that does must not end the others."""
+    with tempfile.TemporaryDirectory() as scratch:
+        log = Path(scratch) / "log"
+        try:
+            figures = measure(command, log=log)
+        except RuntimeError as error:
+            return {"failed": str(error)}
+        (said,) = [line for line in log.read_text().splitlines() if line.startswith('{"steps"')]
+    wall, cpu = (statistics.median(column) for column in zip(*json.loads(said)["steps"][1:], strict=True))
+    return {"step": wall, "cpu": cpu, "resident": figures.resident}
 
 
 def _options() -> argparse.Namespace:
@@ -74,6 +92,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--record", type=Path)
     parser.add_argument("--tiny", action="store_true", help="a small model, to see that all runs")
     parser.add_argument("--skip", default="", help="labels that are not measured, separated by semicolons")
+    parser.add_argument("--only", default="", help="labels that are measured, separated by semicolons; else all")
     parser.add_argument("--force", action="store_true", help="measure on a busy machine")
     parser.add_argument("--worker", choices=("floor", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--settings", type=json.loads, default={}, help=argparse.SUPPRESS)

@@ -41,7 +41,10 @@ def measure(command: Sequence[str], environment: dict[str, str] | None = None, l
         wall = time.perf_counter() - started
     if status:
         said = target.read_text(errors="replace")[-2000:] if log else ""
-        raise RuntimeError(f"{' '.join(command)} failed: {said}")
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was killed by signal {-code} (9: often too little memory)" if code < 0 else f"failed with code {code}"
+        resident = usage.ru_maxrss / 1000
+        raise RuntimeError(f"{' '.join(command)} {how}, having held {resident:.0f} MB: {said}")
     return Figures(wall, usage.ru_utime + usage.ru_stime, anonymous, usage.ru_maxrss / 1000)
 
 

@@ -1,10 +1,12 @@
-"""Merge eight experts of a 134M-parameter Llama with FusionBench, mergekit and fusion-bench, each a whole process.
+"""Merge eight experts of a 134M-parameter Llama with FusionBench and its peers, each a whole process.
 
 Makes the checkpoints, runs the tools interleaved (page cache warm), prints medians and ratios, and writes the record
 that the docs render. The peers live in environments of their own:
 
     python benchmarks/merge.py --mergekit ENV/bin/mergekit-yaml --fusion-bench ENV/bin/python \
-        --record docs/results/merge.json
+        --sd-mecha ENV/bin/python --record docs/results/merge.json
+
+fusion-bench runs iso_c and tsv_m in float32: torch has no SVD of bfloat16 on the CPU.
 """
 
 import argparse
@@ -50,6 +52,7 @@ MERGEKIT: dict[str, dict[str, object]] = {
     "sce": {"merge_method": "sce", "parameters": {"select_topk": 0.1}},
 }
 FUSION_BENCH = ("linear", "task_arithmetic", "ties", "tsv_m", "iso_c")
+SD_MECHA = ("linear", "slerp")
 PAIRS = ("slerp",)
 """Methods of the base and one expert."""
 
@@ -88,6 +91,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--methods", help="names from this file, separated by commas; all by default")
     parser.add_argument("--mergekit", help="path of mergekit-yaml")
     parser.add_argument("--fusion-bench", help="path of the python that has fusion-bench")
+    parser.add_argument("--sd-mecha", help="path of the python that has sd-mecha")
     parser.add_argument("--record", type=Path)
     parser.add_argument("--force", action="store_true", help="measure on a busy machine")
     return parser.parse_args()
@@ -112,11 +116,13 @@ def _commands(
         recipe = scratch / f"{method}.yml"
         recipe.write_text(json.dumps(_mergekit_recipe(MERGEKIT[method], base, experts)))
         commands["mergekit"] = clean([options.mergekit, str(recipe), str(out)])
-    if options.fusion_bench and method in FUSION_BENCH:
-        script = str(HERE / "peers" / "fusion_bench_merge.py")
-        commands["fusion-bench"] = clean(
-            [options.fusion_bench, script, method, str(base), str(out), *map(str, experts)]
-        )
+    folders = [str(base), str(out), *map(str, experts)]
+    for tool, python, known in (
+        ("fusion-bench", options.fusion_bench, FUSION_BENCH), ("sd-mecha", options.sd_mecha, SD_MECHA)
+    ):  # fmt: skip
+        if python and method in known:
+            script = HERE / "peers" / f"{tool.replace('-', '_')}_merge.py"
+            commands[tool] = clean([python, str(script), method, *folders])
     return commands
 
 

@@ -32,8 +32,14 @@ def page_of(name: str) -> str:
 
 
 def paper_link(paper: str) -> str:
-    match = re.fullmatch(r"arXiv:(\S+)", paper)
-    return f"[{match[1]}](https://arxiv.org/abs/{match[1]})" if match else paper
+    """Return a source as a link: an arXiv id under its number, another address under its host's name."""
+    if match := re.fullmatch(r"arXiv:(\S+)", paper):
+        return f"[{match[1]}](https://arxiv.org/abs/{match[1]})"
+    if match := re.fullmatch(r"(.*?)doi:(10\.\S+)", paper):
+        return f"{match[1]}[doi](https://doi.org/{match[2]})"
+    if match := re.fullmatch(r"(\w+\.(?:com|co|org))/\S+", paper):
+        return f"[{match[1]}](https://{paper})"
+    return paper
 
 
 def own_methods() -> list[str]:
@@ -72,13 +78,18 @@ def families_table() -> str:
     return "\n".join(lines)
 
 
+def suite_page(name: str) -> str:
+    """Return the page of a suite: its own, else the offline suites' one that tells of it, else that of the papers'."""
+    docs = ROOT / "docs"
+    own = docs / f"suites-{name.replace('/', '-')}.md"
+    telling = [own, *sorted(docs.glob("suites-mini-*.md"))] if name.startswith("mini/") else []
+    found = (page.name for page in telling if page.is_file() and re.search(rf"{name}(?!\w)", page.read_text()))
+    return next(found, "suites-papers.md")
+
+
 def suites_table(prefix: str) -> str:
-    lines = ["| suite | what it is |", "|---|---|"]
-    for name in suites:
-        page = f"suites-{name.replace('/', '-')}.md"
-        shown = f"[`{name}`]({prefix}{page})" if (ROOT / "docs" / page).is_file() else f"`{name}`"
-        lines.append(f"| {shown} | {escaped(suites[name].summary)} |")
-    return "\n".join(lines)
+    rows = (f"| [`{name}`]({prefix}{suite_page(name)}) | {escaped(suites[name].summary)} |" for name in suites)
+    return "\n".join(["| suite | what it is |", "|---|---|", *rows])
 
 
 def mergekit_methods() -> str:
@@ -121,6 +132,13 @@ def fusion_bench_keys() -> str:
         says = "; ".join(part for part in (nothing, key.else_say) if part) or "–"
         lines.append(f"| `{theirs}` | {ours} | {escaped(says)} |")
     return "\n".join(lines)
+
+
+def abbreviations_table() -> str:
+    """Return the abbreviations, which the site also explains wherever they stand."""
+    found = re.findall(r"^\*\[(.+?)\]: (.+)$", (ROOT / "docs" / "abbreviations.txt").read_text(), re.MULTILINE)
+    rows = sorted((f"| {short} | {escaped(meaning)} |" for short, meaning in found), key=str.casefold)
+    return "\n".join(["| abbreviation | means |", "|---|---|", *rows])
 
 
 def command_line() -> str:

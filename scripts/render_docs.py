@@ -11,6 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import adaptive_results
+import experiment_pages
+import experiments_table
+import family_parts
+import family_results
+import pictures
+import throughput
+
 import reference
 from fusionbench.registry import methods
 
@@ -51,9 +59,10 @@ def results_table(name: str) -> str:
 
 def merge_table(name: str = "merge") -> str:
     record = json.loads((RESULTS / f"{name}.json").read_text())
-    tools = ("fusionbench", "mergekit", "fusion-bench")
+    known = ("fusionbench", "mergekit", "fusion-bench", "sd-mecha")
+    tools = [t for t in known if any(t in found for found in record["values"]["methods"].values())]
     head = " | ".join(f"{tool}: s, MB" for tool in tools)
-    lines = [f"| method | {head} | faster than the faster peer |", "|---" * 5 + "|"]
+    lines = [f"| method | {head} | faster than the faster peer |", "|---" * (len(tools) + 2) + "|"]
     for method, measured in record["values"]["methods"].items():
         cells = [f"{measured[t]['wall']:.2f}, {measured[t]['anonymous']:.0f}" if t in measured else "–" for t in tools]
         peers = [measured[tool]["wall"] for tool in tools[1:] if tool in measured]
@@ -80,11 +89,17 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "methods index": lambda: reference.methods_table(""),
     "methods needs": reference.needs_table,
     "families": reference.families_table,
+    "family parts": family_parts.parts_table,
+    "family results": family_results.families_results,
+    "throughput": throughput.throughput_table,
+    "families by methods": lambda: adaptive_results.families_by_methods(origin),
     "families readme": reference.families_table,
     "suites": lambda: reference.suites_table(""),
+    "experiments": experiments_table.experiments_table,
     "mergekit methods": reference.mergekit_methods,
     "fusion-bench methods": reference.fusion_bench_methods,
     "fusion-bench keys": reference.fusion_bench_keys,
+    "abbreviations": reference.abbreviations_table,
     "command line": reference.command_line,
     "public names": reference.public_names,
     "merge benchmark": merge_table,
@@ -104,6 +119,7 @@ def answer_table(name: str) -> str:
 NAMED: dict[str, Callable[[str], str]] = {
     "parameters": parameters_table,
     "table": results_table,
+    "seeds": lambda name: adaptive_results.seeds_table(name, origin),
     "answer": answer_table,
 }
 
@@ -122,11 +138,12 @@ def rendered(path: Path, text: str) -> str:
 
 
 def menu(text: str) -> str:
-    """Return the site's menu with every method's and every suite's page."""
+    """Return the site's menu with the page of every method, suite and experiment."""
     docs = ROOT / "docs"
     pages = {
         "methods": sorted(f"methods/{path.name}" for path in (docs / "methods").glob("*.md") if path.stem != "index"),
         "suites": sorted(path.name for path in docs.glob("suites-*.md")),
+        "experiments": sorted(page for page in experiment_pages.pages() if not page.endswith("/index.md")),
     }
     for name, listed in pages.items():
         lines = "".join(f"      - {page}\n" for page in listed)
@@ -134,11 +151,24 @@ def menu(text: str) -> str:
     return text
 
 
+def made_whole() -> dict[Path, str]:
+    """Return the files that are made from the registry alone: pages of experiments, and pictures."""
+    docs = ROOT / "docs"
+    texts = {docs / name: text for name, text in experiment_pages.pages().items()}
+    return texts | {docs / "images" / name: draw() for name, draw in pictures.PICTURES.items()}
+
+
 def main() -> None:
     stale = []
-    for path in [ROOT / "mkdocs.yml", ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
-        before = path.read_text()
-        after = menu(before) if path.suffix == ".yml" else rendered(path, before)
+    whole = made_whole()
+    for path in (ROOT / "docs" / "experiments").glob("*.md"):
+        if path not in whole and "--check" not in sys.argv:
+            path.unlink()
+        elif path not in whole:
+            stale.append(path.relative_to(ROOT))
+    for path in [ROOT / "mkdocs.yml", ROOT / "README.md", *sorted({*whole, *(ROOT / "docs").rglob("*.md")})]:
+        before = path.read_text() if path.is_file() else ""
+        after = whole[path] if path in whole else menu(before) if path.suffix == ".yml" else rendered(path, before)
         if after != before:
             stale.append(path.relative_to(ROOT))
             if "--check" not in sys.argv:

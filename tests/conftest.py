@@ -26,12 +26,12 @@ settings.load_profile("repeatable")
 def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Make the engine's tiles and blocks so small that small tensors are cut: `small_tiles(tile, block)`."""
     from fusionbench.kernels import passes, tiles
-    from fusionbench.weights import engine, jobs
+    from fusionbench.weights import arrays, engine, jobs
 
     def resize(tile: int, block: int) -> None:
-        for module in (engine, jobs, tiles, passes):
+        for module in (arrays, engine, jobs, tiles, passes):
             monkeypatch.setattr(module, "BLOCK", block)
-        for module in (engine, tiles, passes):
+        for module in (arrays, tiles, passes):
             monkeypatch.setattr(module, "TILE", tile)
 
     return resize

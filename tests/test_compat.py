@@ -22,8 +22,9 @@ from fusionbench.config import MethodConfig, Recipe, parse_document
 from fusionbench.errors import ConfigError
 from fusionbench.merge import merge
 from fusionbench.overrides import sweep
-from fusionbench.parameters import Density, PerExpert, Scale, describe
+from fusionbench.parameters import Density, PerExpert, Scale
 from fusionbench.registry import Entry
+from fusionbench.signatures import describe
 
 NAMES = """
 pretrained individual traditional_mtl simple_average weighted_average greedy_soup task_arithmetic expo ties dare della
@@ -243,9 +244,9 @@ def test_the_shipped_variant_of_ties_is_what_fusion_bench_s_own_name_becomes() -
     assert MethodConfig.read("ties/fusion_bench") == MethodConfig.read({"name": "ties", **written})
 
 
-def test_the_tables_name_methods_of_the_design_only() -> None:
+def test_the_tables_name_methods_of_the_design_and_mergekits_ram_only() -> None:
     named = {a.method for a in ALGORITHMS.values()} | {*KNOWN_AS.values()} | {t.method for t in METHODS.values()}
-    assert named <= {*NAMES.split()}
+    assert named <= {*NAMES.split(), "ram"}
     assert {suite for pool in TASKPOOLS.values() for suite in pool.suites} <= SUITES
     assert all({*pool.experts} <= {*TASKPOOLS[TA8.split("=")[1]].tasks} for pool in POOLS.values())
 
@@ -395,7 +396,7 @@ def test_every_key_that_is_not_followed_is_refused_at_once() -> None:
     document = yaml.safe_load("""
 merge_method: passthru
 dtpye: float16
-chat_template: chatml
+chat_template: chatlm
 tokenizer_source: union
 base_model: {model: b, lora: l, override_architecture: X}
 models:
@@ -411,6 +412,12 @@ out_dtype: int8
         "dtpye is not a key of a mergekit recipe; did you mean dtype? It has: merge_method, models, slices, "
         "base_model, parameters, dtype, out_dtype, tokenizer_source, tokenizer, chat_template, modules, name.",
         "merge_method: mergekit has no 'passthru'. Did you mean passthrough?",
+        "base_model.override_architecture: tensors are known by their own names here; leave it out.",
+        "base_model: the base is whole here, without the adapter l. Make it first, and name its folder: fusionbench "
+        "merge experts.base={model: b, adapter: l} method=passthrough --out FOLDER",
+        "chat_template: expected auto, one of alpaca, chatml, exaone, llama3, mistral, or the text of a Jinja "
+        "template; got 'chatlm'.",
+        "out_dtype: expected one of float64, float32, float16, bfloat16; got 'int8'.",
         "models[0].weight is not a key of models[0]; it has: model, parameters.",
         "models[1]: expected {model: REF, parameters: {…}}, got {'mdl': 'c'}.",
         "models[2].model: a is there twice.",
@@ -418,10 +425,6 @@ out_dtype: int8
         "models[4].model.model.revison is not a key of models[4].model.model; did you mean revision? "
         "It has: path, revision.",
         "models[4].parameters: expected a mapping such as {weight: 0.5}, got 3.",
-        "base_model.override_architecture cannot be honoured yet.",
-        "base_model: an adapter on the base (l) cannot be honoured yet.",
-        "chat_template: chatml is a text of mergekit's own; write the template itself, or auto.",
-        "out_dtype: expected one of float64, float32, float16, bfloat16; got 'int8'.",
     ]
 
 
@@ -444,7 +447,7 @@ out_dtype: int8
           "models[0].parameters.wieght is not a key of mergekit's ties; did you mean weight? "
           "It has: weight, density, lambda, int8_mask, normalize, rescale."]),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: x}]\nparameters: {weight: 1, rescale: true}",
-         ["parameters.rescale: our ties has no equal yet; it can only do what rescale: false does."]),
+         ["merge_method: ties is our breadcrumbs, which this version does not have yet."]),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: x}]\nparameters: {weight: 1, normalize: maybe}",
          ["parameters.normalize: expected true or false, got 'maybe'."]),
         ("merge_method: ties\nbase_model: b\nmodels: [{model: x}]\n"

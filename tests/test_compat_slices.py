@@ -107,7 +107,7 @@ SLICE = "{sources: [{model: b, layer_range: [0, 1]}, {model: x, layer_range: [0,
         ("merge_method: passthrough\nslices: [{source: [x]}]",
          ["slices[0]: expected {sources: [{model: REF, layer_range: [0, 16]}]}, got {'source': ['x']}."]),
         ("merge_method: passthrough\nmodels: [{model: x}]\nslices: [{sources: [{model: x, layer_range: [0, 1]}]}]",
-         ["slices: a recipe has models or slices, not both."]),
+         ["models and slices: a recipe has one of them."]),
         ("merge_method: passthrough\nslices: [{sources: [{model: x, layers: [0, 1]}], weight: 1}]",
          ["slices[0].weight is not a key of slices[0]; it has: sources, base_model, parameters, residual_weight.",
           "slices[0].sources[0].layers is not a key of slices[0].sources[0]; "
@@ -125,7 +125,8 @@ SLICE = "{sources: [{model: b, layer_range: [0, 1]}, {model: x, layer_range: [0,
          "{model: x, layer_range: [1, 2]}]}]",
          ["slices[0].sources[1].model: x is there twice."]),
         ("merge_method: passthrough\nmodels: [{model: x}]\ntokenizer_source: y\nchat_template: short",
-         ["chat_template: expected auto or the text of a Jinja template, got 'short'.",
+         ["chat_template: expected auto, one of alpaca, chatml, exaone, llama3, mistral, or the text of a Jinja "
+          "template; got 'short'.",
           "tokenizer_source: y is none of the recipe's models."]),
         ("merge_method: passthrough\nmodels: [{model: x}]\ntokenizer_source: x\ntokenizer: {source: x}",
          ["tokenizer: a recipe has tokenizer or tokenizer_source, not both."]),
@@ -140,7 +141,9 @@ SLICE = "{sources: [{model: b, layer_range: [0, 1]}, {model: x, layer_range: [0,
          "tokenizer: {source: base, tokens: {}, pad_to_multiple_of: 8, sorce: x}",
          ["tokenizer.sorce is not a key of tokenizer; did you mean source? "
           "It has: source, tokens, pad_to_multiple_of."]),
-        ("merge_method: passthrough\nmodules: {text: {models: [{model: x}]}}", ["modules cannot be honoured yet."]),
+        ("merge_method: passthrough\nmodules: {text: {models: [{model: x}]}}",
+         ["modules.text is not a key of modules; it has: encoder, decoder, multi_modal_projector, vision_tower, "
+          "vision_model, text_decoder, shared."]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_followed_is_refused_by_key(text: str, lines: list[str]) -> None:

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from fusionbench import registry
 from fusionbench.config import MethodConfig, Recipe, identity, parse_document, read_document, recipe_schema
 from fusionbench.errors import ConfigError
-from fusionbench.parameters import Count, Density, Inner, PerExpert, Scale, describe
+from fusionbench.parameters import Count, Density, Inner, PerExpert, Scale
 from fusionbench.registry import Entry
+from fusionbench.signatures import describe
 
 SHIPPED = Path(registry.__file__).parent / "presets" / "method"
 THREADS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -134,7 +135,7 @@ def test_a_recipe_of_overrides_alone_has_the_schema_s_defaults() -> None:
         },
         "seed": 0,
         "output": {"model": True, "dtype": "base", "format": "model", "shard_bytes": 5_000_000_000, "folder": None},
-        "runtime": {"device": "auto", "threads": THREADS, "memory": None, "launcher": None},
+        "runtime": {"device": "auto", "threads": THREADS, "memory": None, "launcher": None, "trackers": []},
     }
 
 

@@ -16,9 +16,11 @@ import typer
 import yaml
 
 from fusionbench.cli.application import application
+from fusionbench.cli.listing import find
 from fusionbench.config import Recipe
+from fusionbench.experiments.model import load_experiment
 from fusionbench.overrides import sweep
-from fusionbench.registry import methods
+from fusionbench.registry import experiments, families, methods, suites
 from fusionbench.suites.request import FinetuneRequest
 from fusionbench.sweep.space import split
 
@@ -36,6 +38,107 @@ def test_every_method_has_a_page_that_says_what_it_should(name: str) -> None:
         for part in ("Worked example", "Needs", "Cost", "Fails", "others differ"):
             assert part.lower() in text.lower(), f"{page.name} lacks {part}"
         assert f"parameters {name} -->" in text
+
+
+@pytest.mark.parametrize("name", list(experiments))
+def test_every_experiment_has_a_page_with_its_rows_and_commands(name: str) -> None:
+    text = (ROOT / "docs" / "experiments" / f"{name}.md").read_text()
+    found = load_experiment(name)
+    assert f"\nfusionbench reproduce {name}\nfusionbench reproduce {name} --suite mini\n" in text
+    assert found.title in text
+    assert all(row.label.replace("|", "\\|") in text for row in found.rows)
+    assert all(f"name={row.method['name']}" in text for row in found.rows)
+    assert all(claim.text in text for claim in found.claims)
+    assert all(f"`{file}`" in text for file in found.published)
+    assert f"`{found.suite['name']}`" in text
+    assert f"`{found.stand_in['name']}`" in text
+
+
+@pytest.mark.parametrize("name", list(suites))
+def test_every_suite_has_a_page_that_tells_of_it(name: str) -> None:
+    listed = re.search(rf"\| \[`{re.escape(name)}`\]\(([\w.-]+)\)", (ROOT / "docs" / "families.md").read_text())
+    assert listed
+    group, _, own = name.partition("/")
+    told = (ROOT / "docs" / listed[1]).read_text()
+    assert name in told or (f"`{group}/…`" in told and f"`{own}`" in told)
+
+
+@pytest.mark.parametrize("name", list(families))
+def test_every_family_is_described(name: str) -> None:
+    assert f"\n| `{name}` |" in (ROOT / "docs" / "families.md").read_text()
+
+
+def test_every_public_name_says_what_it_is() -> None:
+    """The page of Python names is generated; a name without a docstring would leave its cell empty."""
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", (ROOT / "docs" / "reference" / "python.md").read_text(), re.MULTILINE)
+    assert {"fuse", "load_suite", "merge_method", "geometry", "Recipe"} <= {name for name, _ in rows}
+    assert [name for name, said in rows if not said.strip()] == []
+
+
+UNREAD = {"log", "status", "decisions", "design", "reading-list", "glossary"}
+WORDS = {
+    *("FusionBench", "OpenAI", "PyTorch", "NumPy", "SciPy", "OpenCV", "ImageMagick", "PowerShell", "SQLite", "MLflow"),
+    *(
+        "MergeLM",
+        "FuseChat",
+        "QuartetAnemoi",
+        "PROMPTED",
+        "TABLE",
+        "DIR",
+        "NOTICE",
+        "PNG",
+        "PDF",
+        "KB",
+        "MB",
+        "GB",
+        "KiB",
+        "II",
+        "III",
+    ),
+}
+"""Capitals that are names of programs, units, numbers, or words that a command takes."""
+
+
+def test_every_abbreviation_is_explained_where_it_stands() -> None:
+    """The site explains those of `docs/abbreviations.txt` on each page; names of methods have pages of their own."""
+    listed = set(re.findall(r"^\*\[(.+?)\]:", (ROOT / "docs" / "abbreviations.txt").read_text(), re.MULTILINE))
+    ours = {name.replace("_", "").casefold() for name in methods}
+    unknown: dict[str, str] = {}
+    for page in PAGES:
+        place = str(page.relative_to(ROOT))
+        if page.stem in UNREAD or "experiments/" in place or "reference/" in place:
+            continue
+        text = re.sub(
+            r"```.*?```|`[^`]*`|\]\([^)]*\)|<[^>]*>|\(IA\)³|github\.com/\S+", " ", page.read_text(), flags=re.DOTALL
+        )
+        for found in re.findall(r"(?<![\w-])([A-Z][A-Za-z]*[A-Z][A-Za-z]*?)s?(?!\w)", text):
+            if found not in listed and found not in WORDS and found.casefold() not in ours:
+                unknown.setdefault(found, place)
+    assert unknown == {}
+
+
+PRAISE = (
+    r"powerful|seamless|cutting.edge|state.of.the.art|blazing|effortless|revolutionary|world.class|game.chang|robustly"
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_page_states_facts_and_does_not_praise(page: Path) -> None:
+    assert re.findall(PRAISE, page.read_text(), re.IGNORECASE) == []
+
+
+def test_pictures_are_drawn_from_the_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every method of ours stands in its category's box, once; nothing is wider than the picture."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    pictures = importlib.import_module("pictures")
+    shown = (ROOT / "docs" / "images" / "taxonomy.svg").read_text()
+    words = re.findall(r">([^<]*)</text>", shown)
+    for name in methods:
+        entry = methods[name]
+        if entry.category != "reference" and entry.location.startswith("fusionbench."):
+            assert sum(words_of.split().count(name) for words_of in words) == 1, name
+    assert max(len(line) for line in words) <= pictures.ACROSS
+    assert pictures.groups_of("ensemble")["chosen on validation data"] == ["weighted_ensemble"]
 
 
 def test_generated_blocks_are_fresh() -> None:
@@ -70,14 +173,20 @@ def test_every_command_that_is_shown_is_understood(
     readers: dict[str, Callable[[], object]] = {
         "search": lambda: split(overrides, 8),
         "plan": lambda: Recipe.load(None, overrides),
-        "analyze": lambda: Recipe.load(None, ["method=pretrained", *overrides]),
+        "analyze": lambda: Recipe.load(None, ["method=pretrained", *overrides]) if overrides else None,
         "run": lambda: [Recipe.load(None, each) for each in (sweep(overrides) if "-m" in arguments else [overrides])],
         "merge": lambda: Recipe.load(None, overrides) if overrides else None,
         "evaluate": lambda: Recipe.load(None, ["method=pretrained", *overrides]),
         "finetune": lambda: FinetuneRequest.load(overrides),
+        "fetch": lambda: Recipe.load(None, ["method=pretrained", *overrides]),
+        "reproduce": lambda: load_experiment(arguments[0]),
+        "show": lambda: find(arguments[0]),
     }
+    verbs = typer.main.get_command(application).commands  # type: ignore[attr-defined]
+    assert verb in verbs, f"{page} shows a verb that is not there"
+    # An option that the verb does not have, or a choice that it does not know, is an error here.
+    verbs[verb].make_context(verb, arguments[: arguments.index(">")] if ">" in arguments else list(arguments))
     readers.get(verb, lambda: None)()
-    assert verb in typer.main.get_command(application).commands, f"{page} shows a verb that is not there"  # type: ignore[attr-defined]
 
 
 def test_every_page_is_in_the_menu_and_the_menu_names_no_other() -> None:

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -18,11 +19,11 @@ from fusionbench.parameters import (
     Scale,
     Share,
     check,
-    describe,
     is_schedule,
     per_expert,
     read_value,
 )
+from fusionbench.signatures import arguments, describe
 
 Kind = Literal["mean", "sum"]
 
@@ -274,3 +275,50 @@ def test_only_numbers_follow_the_tensors():
     }  # fmt: skip
     assert isinstance(FOUND["inner"].default, Mapping)
     assert Parameter("x", "number").range == Range()
+
+
+@dataclass(frozen=True)
+class Learning:
+    """How something learns.
+
+    Attributes:
+        steps: how many, which takes
+            two lines.
+        rate: of Adam.
+    """
+
+    steps: Count = 10
+    rate: Positive = 0.1
+
+
+GENTLE = Learning(rate=0.01)
+
+
+def learner(pool: Learning, *, scale: Scale = 1.0, learning: Learning = GENTLE, last: bool = False) -> Any:
+    """Learn.
+
+    Args:
+        pool: is no keyword, and so no parameter.
+        scale: a factor.
+        learning: is not shown itself.
+        last: comes last.
+    """
+    return scale, learning, last
+
+
+def test_the_fields_of_a_dataclass_are_parameters_of_every_function_that_takes_it():
+    found = {parameter.name: parameter for parameter in describe(learner)}
+    assert list(found) == ["scale", "steps", "rate", "last"]
+    assert (found["steps"].default, found["steps"].low, found["steps"].doc) == (
+        10,
+        1,
+        "how many, which takes two lines.",
+    )
+    assert (found["rate"].default, found["rate"].open) == (0.01, "left")
+
+
+def test_values_go_back_to_the_dataclass():
+    values = check("learner", describe(learner), {"steps": 3, "scale": 2})
+    assert learner(Learning(), **arguments(learner, values)) == (2.0, Learning(3, 0.01), False)
+    with pytest.raises(ConfigError, match=r"method\.steps: 0 is outside"):
+        check("learner", describe(learner), {"steps": 0})

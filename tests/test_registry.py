@@ -94,3 +94,30 @@ def test_other_kinds_know_nothing_of_methods():
 
 def test_a_location_names_an_object_in_a_module():
     assert Entry("x", "", "fusionbench.registry:KINDS").load() is KINDS
+
+
+def test_of_several_families_that_serve_a_type_the_one_that_matches_runs_it(monkeypatch):
+    entries = {
+        "first": Entry("first", "", "json:JSONDecoder", data={"model_types": ["llama"]}),
+        "second": Entry("second", "", "json:JSONEncoder", data={"model_types": ["llama", "other"]}),
+    }
+    matching = {"json:JSONDecoder": lambda config: False, "json:JSONEncoder": lambda config: config["wide"]}
+
+    class Family:
+        def __init__(self, location):
+            self.matches = matching[location]
+
+    monkeypatch.setattr(Entry, "load", lambda entry: lambda: Family(entry.location))
+    monkeypatch.setattr(registry, "families", entries)
+
+    assert registry.family_serving({"model_type": "llama", "wide": True}).name == "second"
+    assert registry.family_serving({"model_type": "llama", "wide": False}) is None
+    # One alone is taken at its word, so that nothing is imported.
+    assert registry.family_serving({"model_type": "other"}).name == "second"
+    assert registry.family_serving({}) is None
+    assert registry.family_serving({"model_type": "llama"}, "first").name == "first"
+
+
+def test_methods_that_ask_for_a_part_are_found_by_it():
+    assert {"git_rebasin", "zipit"} <= set(registry.methods_that_need("permutations"))
+    assert "ties" not in {name for part in ("linears", "blocks", "mlps") for name in registry.methods_that_need(part)}

@@ -1,5 +1,6 @@
 """A run's folder: its lock holds against every later writer, and it is never made over its own inputs."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,44 @@ def test_a_refused_writer_does_not_let_the_next_one_in(tmp_path: Path) -> None:
             with pytest.raises(OutputError, match="Another process"), locked(tmp_path / "run"):
                 pass
     with locked(tmp_path / "run"):
+        pass
+
+
+def test_no_lock_and_no_folder_made_in_vain_stays_behind(tmp_path: Path) -> None:
+    def fail() -> None:
+        with locked(tmp_path / "a" / "b" / "run"):
+            assert (tmp_path / "a" / "b" / ".run.lock").is_file()
+            raise ConfigError("a mistake")
+
+    with pytest.raises(ConfigError):
+        fail()
+    assert not list(tmp_path.iterdir())
+    with locked(tmp_path / "a" / "run"):
+        (tmp_path / "a" / "run").mkdir()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["run"]
+
+
+def test_a_lock_that_was_removed_by_its_holder_holds_nobody_else_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second writer opens the file, then the first one ends and removes it: the second takes a new file."""
+    lock, opened, real = tmp_path / ".run.lock", list[int](), os.open
+
+    def open_and_lose(path: Path, flags: int, mode: int = 0o777) -> int:
+        opened.append(real(path, flags, mode))
+        if path == lock and len(opened) == 1:
+            lock.unlink()
+        return opened[-1]
+
+    monkeypatch.setattr(os, "open", open_and_lose)
+    with locked(tmp_path / "run"):
+        assert len(opened) == 2
+        with pytest.raises(OutputError, match="Another process"), locked(tmp_path / "run"):
+            pass
+
+
+def test_a_place_where_nobody_can_write_is_refused() -> None:
+    with pytest.raises(OutputError, match="cannot be written"), locked(Path("/proc/nowhere/run")):
         pass
 
 

@@ -22,7 +22,8 @@ def test_the_site_builds_without_a_warning_and_reads_offline(tmp_path: Path) -> 
     assert done.returncode == 0, done.stdout + done.stderr
     assert "No issues found" in done.stdout + done.stderr
     pages = sorted((tmp_path / "site").rglob("*.html"))
-    assert len(pages) > 60
+    assert len(pages) > 130
+    assert "<abbr title=" in (tmp_path / "site" / "guides" / "merge-loras.html").read_text()
     for page in pages:
         fetched = re.findall(r'<(?:script|img|iframe)[^>]+src="(https?://[^"]+)"', page.read_text())
         styles = re.findall(r'<link[^>]+rel="(?:stylesheet|preload)"[^>]+href="(https?://[^"]+)"', page.read_text())

@@ -1,4 +1,8 @@
-"""Merge Llama folders with fusion-bench, in its own environment: METHOD BASE OUT EXPERT..."""
+"""Merge Llama folders with fusion-bench, in its own environment: METHOD BASE OUT EXPERT...
+
+Models are loaded in bfloat16, as they are stored; for methods that decompose matrices in float32, since torch has no
+SVD of bfloat16 on the CPU.
+"""
 
 import sys
 
@@ -19,7 +23,8 @@ ALGORITHMS = {
 
 method, base, out, *experts = sys.argv[1:]
 torch.set_num_threads(2)
-load = lambda folder: AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)  # noqa: E731
+dtype = torch.float32 if method in ("tsv_m", "iso_c") else torch.bfloat16
+load = lambda folder: AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)  # noqa: E731
 models = {f"e{i}": load(folder) for i, folder in enumerate(experts)}
 if method != "linear":
     models = {"_pretrained_": load(base), **models}

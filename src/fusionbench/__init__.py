@@ -1,8 +1,11 @@
 """FusionBench: fuse deep models (ensembles, merges, mixes) and benchmark the result.
 
+    from pathlib import Path
+
     import fusionbench
+
     fused = fusionbench.fuse("ties", "mini/clip", scale=1.0)
-    fused.save("merged")
+    fused.save(Path("merged"))
 
 Names are imported when they are used, so that `import fusionbench` costs nothing.
 """
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fusionbench.algorithm import Algorithm, configure, fuse
     from fusionbench.config import Recipe
+    from fusionbench.mixing.loading import load_model
     from fusionbench.run import evaluate_model
     from fusionbench.suites import ModelPool, Suite, TaskPool, load_suite
 
@@ -24,6 +28,7 @@ _HOMES = {
     "configure": "fusionbench.algorithm",
     "evaluate_model": "fusionbench.run",
     "fuse": "fusionbench.algorithm",
+    "load_model": "fusionbench.mixing.loading",
     "load_suite": "fusionbench.suites",
 }
 __all__ = [
@@ -35,6 +40,7 @@ __all__ = [
     "configure",
     "evaluate_model",
     "fuse",
+    "load_model",
     "load_suite",
 ]
 

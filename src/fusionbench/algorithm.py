@@ -85,6 +85,7 @@ class Algorithm:
     def _fused(self, pool: Any, tasks: Any, folder: Path, runtime: RuntimeConfig) -> "Fused":
         from fusionbench.mixing.assemble import in_memory
         from fusionbench.mixing.build import fused_reference, fused_weights
+        from fusionbench.run.setting import check_batch_norm
         from fusionbench.run.whole import Bench, fuse_whole, with_collected
         from fusionbench.weights.devices import device_named
 
@@ -92,6 +93,7 @@ class Algorithm:
         method, entry, device = self.method, self.entry, device_named(runtime.device)
         if self.batch_norm == "recalibrate" and entry.kind != "reference":
             raise ConfigError("batch_norm=recalibrate belongs to a run: fusionbench run. Choose batch_norm=average.")
+        check_batch_norm(opened, entry.name, self.batch_norm)
         if entry.kind == "reference":
             return fused_reference(entry.name, opened, device)
         if entry.kind == "rebuild":

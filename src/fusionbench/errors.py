@@ -5,7 +5,15 @@ The command line prints these without a traceback and ends with exit code 2; all
 
 
 class FusionBenchError(Exception):
-    """Root of every error that the user can mend."""
+    """Root of every error that the user can mend.
+
+    Attributes:
+        about: the method whose page explains it, which the command line then names; None where no method does.
+    """
+
+    def __init__(self, message: str = "", *, about: str | None = None) -> None:
+        super().__init__(message)
+        self.about = about
 
 
 class ConfigError(FusionBenchError):

@@ -30,6 +30,8 @@ LARGEST = 1 << 26
 """Entries from which on no larger rehearsal is made."""
 SHIFT = 997
 """Entries between the places from which two made-up sources begin to read the same numbers."""
+LINE, STRIDE = 1024, 104_729
+"""How far the place moves on, an odd number, with so many entries of a tensor."""
 START_SECONDS = 0.4
 """Start of the process and of its imports without torch, measured on the development machine."""
 
@@ -183,17 +185,19 @@ class _MadeUp:
     def __init__(self, index: int, specs: Mapping[str, TensorSpec]) -> None:
         self.label = f"made-up model {index}"
         self.specs = specs
-        # Sources share their numbers, each from another place on, so that no delta is zero.
-        self._numbers = {kind: values[index * SHIFT : index * SHIFT + BLOCK] for kind, values in _numbers().items()}
+        self._index = index
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> memoryview:
         """Return as many bytes as a real tensor would give."""
         spec = self.specs[name]
         count = (spec.size if stop is None else stop) - start
-        numbers = self._numbers.get(spec.dtype)
+        numbers = _numbers().get(spec.dtype)
         if numbers is None:
             return memoryview(bytes(count * ITEM_BYTES[spec.dtype]))
-        return as_buffer(numbers[:count] if count <= BLOCK else np.resize(numbers, count))
+        # Each source begins at another place, so that no delta is zero, and each tile, so that tiles are not alike.
+        first = (self._index * SHIFT + start // LINE * STRIDE) % BLOCK
+        found = numbers[first : first + BLOCK]
+        return as_buffer(found[:count] if count <= BLOCK else np.resize(found, count))
 
     def fingerprint(self) -> str:
         """Return a name: what is made up has no content to digest."""

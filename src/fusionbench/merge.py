@@ -9,18 +9,20 @@ from typing import Any
 
 from fusionbench.config import MethodConfig, Recipe, RuntimeConfig, SliceConfig, identity
 from fusionbench.errors import ConfigError
-from fusionbench.registry import Entry, families, load_attribute, methods
+from fusionbench.registry import Entry, family_serving, load_attribute, methods
 from fusionbench.weights.adapters import open_experts
+from fusionbench.weights.aliases import written_once
 from fusionbench.weights.card import write_card
 from fusionbench.weights.checks import fit
 from fusionbench.weights.collected import STATISTICS, open_statistics
 from fusionbench.weights.companions import copy_companions
-from fusionbench.weights.engine import Sink, run_plan, total_entries
+from fusionbench.weights.engine import run_plan
 from fusionbench.weights.headers import WORDS, Source
+from fusionbench.weights.jobs import Sink, total_entries
 from fusionbench.weights.lock import write_lock
 from fusionbench.weights.plan import Plan, build_plan
 from fusionbench.weights.slices import plan_slices
-from fusionbench.weights.stacking import index_of, plan_stack
+from fusionbench.weights.stacking import model_of, plan_stack
 from fusionbench.weights.tokens import vocabulary_notes
 from fusionbench.weights.vocabulary_files import SharedVocabulary, chat_template, share_vocabulary, write_tokenizer
 from fusionbench.weights.writer import CheckpointWriter
@@ -111,14 +113,12 @@ def tower_of(source: Source, family: str = "auto") -> str:
 
     Where a checkpoint holds more than the bare model (a head of its pretraining, say), only the bare model is fused.
     """
-    kind = source.config.get("model_type")
-    for name in families if family == "auto" else (family,):
-        data = families[name].data or {}
-        if family != "auto" or kind in data.get("model_types", ()):
-            body = str(data.get("bodies", {}).get(kind, ""))
-            held = bool(body) and any(name.startswith(body) for name in source.specs)
-            return body if held else str(data.get("tower", ""))
-    return ""
+    if (entry := family_serving(source.config, family)) is None:
+        return ""
+    data = entry.data or {}
+    body = str(data.get("bodies", {}).get(source.config.get("model_type"), ""))
+    held = bool(body) and any(name.startswith(body) for name in source.specs)
+    return body if held else str(data.get("tower", ""))
 
 
 def plan_of(
@@ -136,7 +136,7 @@ def plan_of(
     if pool.base is None and entry.base == "required":
         raise ConfigError(f"{entry.name} works on deltas to a base model: name one with base=REF.")
     if (entry.data or {}).get("stacks"):
-        model = list(pool.experts.values())[index_of(method.params["expert"], tuple(pool.experts))]
+        model = model_of(pool.base, pool.experts, method.params["expert"])
         word = dtype if dtype == "base" else WORDS[dtype]
         return plan_stack(model, method.params["layers"], method=entry.name, dtype=word)
     if STATISTICS in method.params and not pool.statistics:
@@ -256,6 +256,7 @@ def run_recipe_plan(
     finished: Collection[str] = (),
 ) -> int:  # fmt: skip
     """Run a plan as a recipe asks, but for `finished` outputs, to disk or memory; return how often inputs were read."""
+    plan, sink, finished = written_once(plan, sink, finished)
     entry, total, done = methods[method.name], total_entries(plan), 0
 
     def advance(entries: int) -> None:

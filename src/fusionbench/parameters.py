@@ -1,17 +1,14 @@
 """What a method's parameter may be: its type, its range, and whether each expert may have its own value.
 
-A parameter is written once, as an annotated keyword of the method's function; `describe` reads the signature, the index
-keeps the description, and `check` holds a recipe's value against it without importing the method.
+A parameter is written once, as an annotated keyword of the method's function; `signatures.describe` reads it, the
+index keeps the description, and `check` holds a recipe's value against it without importing the method.
 """
 
 import difflib
-import inspect
 import math
-import re
-import types
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
 from fusionbench.errors import ConfigError
 
@@ -86,71 +83,6 @@ class Parameter:
         """Bounds of the value, infinite where there are none."""
         low = -math.inf if self.low is None else self.low
         return Range(low, math.inf if self.high is None else self.high, self.open)
-
-
-def describe(function: Callable[..., Any]) -> tuple[Parameter, ...]:
-    """Return the description of each keyword-only parameter of `function` that a recipe may set.
-
-    Raises:
-        TypeError: where a keyword has an annotation that a recipe cannot express.
-    """
-    hints = get_type_hints(function, include_extras=True)
-    documented = _documented(inspect.getdoc(function) or "")
-    keywords = [p for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    return tuple(_describe(p, hints[p.name], documented.get(p.name, "")) for p in keywords if p.name not in INJECTED)
-
-
-def _describe(parameter: inspect.Parameter, hint: Any, doc: str) -> Parameter:
-    required = parameter.default is parameter.empty
-    fields: dict[str, Any] = {"default": None if required else parameter.default, "required": required, "doc": doc}
-    _read_hint(hint, fields)
-    if "type" not in fields:
-        raise TypeError(f"Parameter {parameter.name!r} has annotation {hint!r}, which a recipe cannot express.")
-    if isinstance(fields["default"], tuple):
-        fields["default"] = list(fields["default"])
-    return Parameter(parameter.name, **fields)
-
-
-_TYPES: dict[Any, str] = {float: "number", int: "integer", bool: "boolean", str: "string"}
-
-
-def _read_hint(hint: Any, fields: dict[str, Any]) -> None:
-    """Read one annotation into `fields`, from the outside in."""
-    origin = get_origin(hint)
-    if origin is Annotated:
-        inner, *marks = get_args(hint)
-        for mark in marks:
-            if isinstance(mark, Range):
-                fields["low"] = None if math.isinf(mark.low) else mark.low
-                fields["high"] = None if math.isinf(mark.high) else mark.high
-                fields["open"] = mark.open
-            elif isinstance(mark, EachExpert):
-                fields["per_expert"] = True
-            elif isinstance(mark, InnerMethod):
-                fields["type"] = "method"
-        if fields.get("type") != "method":
-            _read_hint(inner, fields)
-    elif origin in (Union, types.UnionType):
-        for option in get_args(hint):
-            if option is type(None):
-                fields["nullable"] = True
-            elif not (fields.get("per_expert") and get_origin(option) is Sequence):
-                _read_hint(option, fields)
-    elif origin is Literal:
-        fields["type"], fields["choices"] = "string", tuple(get_args(hint))
-    elif origin in (Sequence, tuple, list):
-        fields["type"] = "list"
-    elif hint in _TYPES:
-        fields["type"] = _TYPES[hint]
-
-
-def _documented(docstring: str) -> dict[str, str]:
-    """Return the text of each entry of a Google docstring's `Args:` section, on one line each."""
-    match = re.search(r"^Args:\n(.*?)(?=^\S|\Z)", docstring, re.DOTALL | re.MULTILINE)
-    if not match:
-        return {}
-    entries = re.findall(r"^ {4}(\w+): (.*?)(?=^ {4}\S|\Z)", match[1], re.DOTALL | re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text).strip() for name, text in entries}
 
 
 def check(owner: str, parameters: Sequence[Parameter], given: Mapping[str, JSON]) -> dict[str, JSON]:
@@ -229,7 +161,10 @@ def _read_schedule(parameter: Parameter, entries: Sequence[Mapping[str, JSON]]) 
 
 
 def is_schedule(value: JSON) -> bool:
-    """Tell whether `value` is a list of `{value, filter?}` entries, which the plan resolves for each tensor."""
+    """Tell whether `value` is a list of `{value, filter?}` entries, which the plan resolves for each tensor.
+
+    A filter is a part of the tensor's name, or a list of parts that must all be in it.
+    """
     return (
         isinstance(value, list | tuple) and bool(value) and all(isinstance(v, Mapping) and "value" in v for v in value)
     )

@@ -86,6 +86,33 @@ class Registry:
 methods, families, tasks, suites, experiments = (Registry(kind) for kind in KINDS)
 
 
+def family_serving(config: Mapping[str, Any], chosen: str = "auto") -> Entry | None:
+    """Return the family that runs the model of a `config.json`: the chosen one, or the first that serves its type.
+
+    Nothing is imported but where several families serve a type: then the first that says of the whole configuration
+    that it matches.
+
+    Args:
+        config: a checkpoint's configuration.
+        chosen: a family's name, which decides; "auto" looks at `model_type`.
+
+    Raises:
+        ConfigError: where there is no family called `chosen`.
+    """
+    if chosen != "auto":
+        return families[chosen]
+    kind = config.get("model_type")
+    serving = [entry for name in families if kind in ((entry := families[name]).data or {}).get("model_types", ())]
+    if len(serving) > 1:
+        serving = [entry for entry in serving if entry.load()().matches(config)]
+    return serving[0] if serving else None
+
+
+def methods_that_need(part: str) -> tuple[str, ...]:
+    """Return the names of the methods that ask a family for a part, such as "mlps"."""
+    return tuple(name for name in methods if part in (methods[name].data or {}).get("parts", ()))
+
+
 def suggestion(name: str, known: list[str]) -> str:
     """Return "Did you mean …?" with the nearest known names, or the list of all."""
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

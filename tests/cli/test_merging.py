@@ -24,7 +24,7 @@ def test_two_experts_are_merged_into_a_folder_with_config_and_recipe(
     code, out, _ = cli("merge", f"base={base}", f"experts.math={math}", "method=task_arithmetic", "method.scale=0.5",
                        "--out", tmp_path / "merged")  # fmt: skip
     assert code == 0
-    assert "Merged 1 experts by task_arithmetic" in out
+    assert "Merged 1 expert by task_arithmetic" in out
     merged = load_file(tmp_path / "merged" / "model.safetensors")
     np.testing.assert_allclose(merged["layers.0.w"], (np.arange(12).reshape(3, 4) + 2) / 2)
     assert merged["count"].tolist() == [3]
@@ -203,10 +203,35 @@ def test_inspect_says_what_models_are_and_whether_they_fit(cli: Cli, checkpoint:
     code, out, _ = cli("inspect", base, math)
     assert code == 0
     assert "They fit." in out
-    code, out, _ = cli("inspect", base, checkpoint("odd", b=None), "--json")
+    odd = checkpoint("odd", b=None)
+    code, out, _ = cli("inspect", base, odd, "--norms")
+    assert code == 2
+    assert "odd" in out
+    assert "has no layers.0.b" in out
+    assert "They fit." not in out
+    code, out, _ = cli("inspect", base, odd, "--json")
     found = json.loads(out)
+    assert code == 2
     assert found["facts"][0]["parameters"] == 16
     assert any("has no layers.0.b" in line for line in found["misfits"])
+
+
+def test_folders_that_were_made_for_a_merge_that_fails_are_removed(cli: Cli, checkpoint: Write, tmp_path: Path) -> None:
+    bad = checkpoint("bad", w=np.full((3, 4), np.nan, np.float32))
+    place = tmp_path / "new" / "deep" / "out"
+    code, _, err = cli("merge", f"base={checkpoint('base')}", f"experts.x={bad}", "method=ties", "--out", place)
+    assert (code, "holds nan" in err) == (2, True)
+    assert not (tmp_path / "new").exists()
+
+
+def test_one_is_said_in_the_singular(cli: Cli, checkpoint: Write, tmp_path: Path) -> None:
+    given = [f"base={checkpoint('base')}", f"experts.x={checkpoint('x')}"]
+    _, out, _ = cli("merge", *given, "method=task_arithmetic", "--out", tmp_path / "one")
+    assert "Merged 1 expert by task_arithmetic" in out
+    assert "(1 pass over the inputs)" in out
+    _, out, _ = cli("merge", *given, f"experts.y={checkpoint('y')}", "method=ties", "--out", tmp_path / "two")
+    assert "Merged 2 experts by ties" in out
+    assert "passes over the inputs)" in out
 
 
 def test_inspect_measures_distances_on_request(cli: Cli, checkpoint: Write) -> None:

@@ -89,6 +89,9 @@ def test_two_runs_are_compared_example_by_example(tmp_path, answer):
         (["landscape", *TINY, "--between", "mnist,mnist"], "two different experts"),
         (["connectivity", *TINY, "--between", "mnist,land", "--points", "1"], "at least 2"),
         (["overlap", *TINY, "--rank", "4000"], "no matrix of the fused part"),
+        (["coefficients", *TINY], "is of one finished run"),
+        (["coefficients", "nowhere"], "nowhere holds no learned coefficients"),
+        (["routing", "nowhere"], "nowhere holds no model"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, said, tmp_path, fusionbench):
@@ -96,3 +99,34 @@ def test_mistakes_are_told_in_one_line(arguments, said, tmp_path, fusionbench):
     assert found.returncode == 2
     assert said in found.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_what_adamerging_learned_is_shown_by_block_and_by_tensor(tmp_path, answer):
+    asked = [*TINY, "suite.experts=[mnist,land]", "tasks.limit=20", "method=adamerging"]
+    answer("run", *asked, "method.steps=2", "method.learning_rate=0.001", "--out", tmp_path / "run")
+    found = json.loads(answer("analyze", "coefficients", tmp_path / "run", "--out", tmp_path / "out", "--json"))
+    assert found["coefficients"]["rows"] == ["mnist", "land"]
+    assert found["coefficients"]["columns"] == ["outside", "block 0", "block 1"]
+    by_tensor = found["coefficients-tensors"]["values"]
+    # Two steps of Adam at 0.001 from 0.3.
+    assert all(0.2979 < value < 0.3021 for row in by_tensor for value in row)
+    assert any(value != 0.3 for row in by_tensor for value in row)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        f"{name}.{kind}" for name in ("coefficients", "coefficients-tensors") for kind in ("csv", "png", "pdf")
+    }
+
+
+def test_the_weights_of_a_mixture_are_shown_by_task(tmp_path, answer):
+    asked = [*TINY, "suite.experts=[mnist,land]", "tasks.limit=20", "method=wemoe", "method.steps=0"]
+    answer("run", *asked, "method.depth=0", "method.init=0.4", "--out", tmp_path / "run")
+    found = json.loads(
+        answer("analyze", "routing", tmp_path / "run", "--examples", 8, "--out", tmp_path / "o", "--json")
+    )
+    assert list(found) == ["routing", "routing-0", "routing-1"]
+    assert (found["routing"]["rows"], found["routing"]["columns"]) == (["mnist", "land"], ["mnist", "land"])
+    # A router of depth 0 is a free vector that starts at `init` and no step has changed.
+    assert found["routing"]["values"] == [[pytest.approx(0.4, abs=1e-6)] * 2] * 2
+    asked = ["routing", tmp_path / "run", "--examples", 8, "--interactive"]
+    assert "Mean routing weight" in answer("analyze", *asked, "--out", tmp_path / "o")
+    page = (tmp_path / "o" / "interactive.html").read_text()
+    assert page.count('<div id="figure-') == 3

@@ -29,7 +29,11 @@ def report(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("method", "trained"),
-    [(("smile", "method.gate_k=2", "method.k=8"), False), (("wemoe", "method.steps=2", "method.batch=4"), True)],
+    [
+        (("smile", "method.gate_k=2", "method.k=8"), False),
+        (("wemoe", "method.steps=2", "method.batch=4"), True),
+        (("pwe_moe", "method.steps=2", "method.batch=4"), True),
+    ],
     ids=str,
 )
 def test_a_mixture_is_run_saved_and_evaluated_as_any_model(
@@ -91,3 +95,30 @@ def test_each_model_of_a_recombined_pool_is_evaluated(cli: Run, tmp_path: Path) 
     assert sorted(path.name for path in (out / "tasks").iterdir()) == ["digits", "mnist"]
     again = cli("evaluate", out / "model" / "mnist", *TINY, "suite.experts=[mnist,digits]", "--json")
     assert json.loads(again.stdout)["tasks"] == variants[0]["tasks"]
+
+
+def test_a_preference_merges_gates_that_were_learned_before_to_a_plain_model(cli: Run, tmp_path: Path) -> None:
+    from transformers import CLIPModel
+
+    two = (*TINY, "suite.experts=[mnist,digits]", "method=pwe_moe")
+    found = cli("run", *two, "method.steps=2", "method.batch=4", "method.grid=3", "--out", tmp_path / "front")
+    assert found.returncode == 0, found.stderr
+    variants = {variant["label"]: variant for variant in report(tmp_path / "front")["variants"]}
+    assert list(variants) == ["equal", "0,1", "0.5,0.5", "1,0"]
+    assert variants["equal"]["tasks"] == variants["0.5,0.5"]["tasks"]
+
+    gates = f"method.gates={tmp_path / 'front' / 'artefacts' / 'gates'}"
+    found = cli("run", *two, gates, "method.preference=[0,1]", "--out", tmp_path / "plain")
+    assert found.returncode == 0, found.stderr
+    plain = report(tmp_path / "plain")
+    assert plain["tasks"] == variants["0,1"]["tasks"]
+    assert plain["variants"][0]["model"]["kind"] == "weights"
+    CLIPModel.from_pretrained(tmp_path / "plain" / "model")
+
+    found = cli("report", tmp_path / "front", "--format", "png", "--out", tmp_path / "figures")
+    assert found.returncode == 0, found.stderr
+    assert any(path.name.startswith("front-pwe_moe") for path in (tmp_path / "figures").iterdir())
+
+    found = cli("run", *two, gates, "method.preference=[0.5,0.6]", "--out", tmp_path / "off")
+    assert (found.returncode, (tmp_path / "off" / "model").exists()) == (2, False)
+    assert "method.preference=[0.5, 0.6] sums to 1.1" in found.stderr

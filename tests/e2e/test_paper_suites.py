@@ -12,16 +12,13 @@ from safetensors.numpy import load_file, save_file
 from fusionbench.suites.paper import describe, suite_of
 from fusionbench.suites.tasks import task_spec
 from hub_stand_in import HubCache
-from tiny_clip import make_clip, noise
+from paper_stand_ins import add_image_data
+from tiny_clip import make_clip
 from tiny_texts import SENTENCES, make_gpt2
-
-CORRUPTED = ("motion_blur", "contrast")
 
 
 def add_clip(hub: HubCache, name: str, folder: Path) -> None:
     """Put a tiny CLIP, its experts and its tasks' data under the ids of a suite; experts hold the vision tower only."""
-    import datasets
-
     suite = suite_of(name, describe(name))
     base = hub.model(str(suite.pool.base))
     make_clip(folder, seed=0)
@@ -34,16 +31,7 @@ def add_clip(hub: HubCache, name: str, folder: Path) -> None:
         own = {key: value + change.normal(scale=0.02, size=value.shape).astype("f4") for key, value in tower.items()}
         save_file(own, place / "model.safetensors")
         (place / "config.json").write_text(json.dumps({**config, "model_type": "clip_vision_model"}))
-    for number, task in enumerate(suite.tasks.tasks):
-        spec = task_spec(suite, task)
-        classes = datasets.ClassLabel(num_classes=len(spec.class_names or ()))
-        features = datasets.Features({spec.columns.image: datasets.Image(), spec.columns.label: classes})
-        images = [datasets.Image().encode_example(image) for image in noise(4, seed=number)]
-        held = datasets.Dataset.from_dict(
-            {spec.columns.image: images, spec.columns.label: [0, 1, 1, len(spec.class_names or ()) - 1]}, features
-        )
-        names = {"train", "test"} | ({*CORRUPTED} if spec.corrupted_splits else set())
-        hub.dataset(spec.dataset, dict.fromkeys(sorted(names), held), spec.config or "default")
+    add_image_data(hub, suite)
 
 
 def add_gpt2(hub: HubCache, folder: Path) -> None:

@@ -2,8 +2,10 @@
 
 import pytest
 
-from fusionbench.experiments.answer import Line, Value, judge, judged, printed_of, ranking
+from fusionbench.experiments.answer import Line, Value, judge, judged, own_name, ranking, rankings, values_of
 from fusionbench.experiments.model import Experiment, load_experiment
+from fusionbench.experiments.printed import printed_of
+from fusionbench.records import MethodRef, MetricInfo, Report, Score, TaskScore, Variant
 
 TABLE = load_experiment("multi-task-clip-b32")
 ROW = {row.label: row for row in TABLE.rows}
@@ -39,6 +41,16 @@ def test_a_cell_agrees_within_rounding_two_standard_errors_and_the_rows_toleranc
     assert found == {"average": verdict, "sun397": "", "dtd": ""}
 
 
+@pytest.mark.parametrize("name", ["re-ties-clip-b32", "re-ties-clip-l14", "re-ties-overview"])
+def test_columns_of_other_splits_than_the_suites_get_no_verdict(name):
+    table = load_experiment(name)
+    row = next(row for row in table.rows if row.label == "individual")
+    printed = printed_of(table, row, {})
+    found = judge(table, row, {column: Value(value or 0.0) for column, value in printed.items()}, printed)
+    assert {column for column, verdict in found.items() if not verdict} == set(table.other_data)
+    assert set(found.values()) <= {"agrees", ""}
+
+
 def test_equal_orders_have_tau_1_and_opposite_ones_minus_1():
     same = [line("a", 1.0, 50.0), line("b", 2.0, 60.0), line("c", 3.0, 70.0), line("d", 4.0, 80.0)]
     # Of the 4! orders one agrees wholly and one not at all: p = 2/24
@@ -49,14 +61,131 @@ def test_equal_orders_have_tau_1_and_opposite_ones_minus_1():
     assert ranking(same[:2]) is None
 
 
+def test_equal_averages_count_as_ties():
+    # Of three pairs two agree and one is tied in ours: 2 / √(2 · 3).
+    found = ranking([line("a", 1.0, 10.0), line("b", 1.0, 20.0), line("c", 2.0, 30.0)])
+    assert found.tau == pytest.approx(2 / 6**0.5)
+
+
+def test_the_standard_error_of_an_average_is_that_of_independent_tasks():
+    scores = {
+        name: TaskScore.of({"accuracy": Score(value=value, n=100, stderr=stderr)}, seen=name != "c")
+        for name, value, stderr in (("a", 0.5, 0.03), ("b", 0.75, 0.04), ("c", 1.0, 0.01))
+    }
+    metrics = {"accuracy": MetricInfo()}
+    report = Report.build(
+        identity="sha256:0", method=MethodRef(name="ties"), variants=[Variant.build(scores, metrics)], metrics=metrics
+    )
+    found = values_of(report)
+    # √(3² + 4²) / 2 of the seen ones.
+    assert found["average"] == Value(62.5, None, pytest.approx(2.5))
+    assert found["unseen_average"] == Value(100.0, None, pytest.approx(1.0))
+    assert found["a"] == Value(50.0, 100, pytest.approx(3.0))
+
+
+def claiming(*claims: dict[str, object], **more: object) -> Experiment:
+    suite = {"name": "mini/clip"}
+    return Experiment.read(
+        {"name": "x", "title": "x", "paper": "none", "suite": suite, "stand_in": suite, "claims": list(claims), **more},
+        "x",
+    )
+
+
 def test_claims_are_judged_by_averages_and_missing_rows_leave_them_open():
-    document = {
-        "name": "x", "title": "x", "paper": "none", "suite": {"name": "mini/clip"}, "stand_in": {"name": "mini/clip"},
-        "claims": [
-            {"text": "a beats b", "higher": "a", "lower": "b"}, {"text": "b beats c", "higher": "b", "lower": "c"},
-        ],
-    }  # fmt: skip
-    experiment = Experiment.read(document, "x")
-    first, second = judged(experiment, [line("a", 1.0, 1.0), line("b", 2.0, 2.0), line("b", 4.0, 2.0)])
-    assert (first.ours, first.holds) == ((1.0, 3.0), False)
-    assert (second.ours, second.holds) == (None, None)
+    experiment = claiming(
+        {"text": "a beats b", "higher": "a", "lower": "b"}, {"text": "b beats c", "higher": "b", "lower": "c"}
+    )
+    first, second = judged(experiment, [line("a", 1.0, 5.0), line("b", 2.0, 2.0), line("b", 4.0, 4.0)])
+    assert (first.ours, first.printed, first.holds) == ((1.0, 3.0), (5.0, 3.0), False)
+    assert (second.ours, second.printed, second.holds) == (None, None, None)
+
+
+@pytest.mark.parametrize(("lower", "close"), [(60.0, False), (61.0, True)])
+def test_a_claim_whose_values_chance_may_have_ordered_is_told_as_close(lower, close):
+    experiment = claiming({"text": "a beats b", "higher": "a", "lower": "b"})
+    lines = [
+        Line("a", {}, {"average": Value(70.0, None, 3.0)}, {}, {}),
+        Line("b", {}, {"average": Value(lower - 1.0, None, 4.0 * 2**0.5)}, {}, {}),
+        Line("b", {}, {"average": Value(lower + 0.8, None, 4.0 * 2**0.5)}, {}, {}),
+    ]
+    (found,) = judged(experiment, lines)
+    # The mean of two with 4·√2 each has 4: √(3² + 4²) = 5; two of them are 10, the values 10.1 or 9.1 apart.
+    assert found.stderr == pytest.approx(5.0)
+    assert (found.holds, found.close) == (True, close)
+
+
+def test_claims_may_be_of_other_columns_and_of_points_of_a_curve():
+    experiment = claiming(
+        {"text": "worse unseen", "higher": "a", "lower": "a", "lower_column": "unseen_average", "at": {"k": "1"}},
+        {"text": "falls", "higher": "a", "lower": "a", "column": "theirs", "at": {"k": "1"}, "lower_at": {"k": "2"}},
+        tasks={"theirs": "own"},
+    )
+    lines = [
+        Line(
+            "a",
+            {"k": "1"},
+            {"average": Value(9.0), "unseen_average": Value(4.0), "own": Value(7.0)},
+            {"theirs": 70.0},
+            {},
+        ),
+        Line(
+            "a",
+            {"k": "2"},
+            {"average": Value(1.0), "unseen_average": Value(8.0), "own": Value(5.0)},
+            {"theirs": 80.0},
+            {},
+        ),
+    ]
+    unseen, falls = judged(experiment, lines)
+    assert (unseen.ours, unseen.higher, unseen.lower) == ((9.0, 4.0), "a k=1", "a on unseen_average k=1")
+    assert (falls.ours, falls.printed, falls.holds) == ((7.0, 5.0), (70.0, 80.0), True)
+    unseen, falls = judged(experiment, lines, same_tasks=False)
+    # On a stand-in a task is another one, even where it has the same name; averages may be compared.
+    assert (unseen.holds, falls.holds) == (True, None)
+
+
+def test_printed_metrics_of_scenes_stand_beside_ours_in_the_tables_unit():
+    """The tables print depth errors × 100: 42.5 is 0.425 m."""
+    table = load_experiment("multi-task-resnet50-nyuv2")
+    units = {"absolute_error": "metres", "relative_error": "ratio", "angle_mean": "degrees", "mean_iou": "fraction"}
+    metrics = {name: MetricInfo(unit=unit) for name, unit in units.items()} | {"pixel_accuracy": MetricInfo()}
+    depth = {"absolute_error": Score(value=0.425, n=9), "relative_error": Score(value=0.177, n=9)}
+    segmentation = {"mean_iou": Score(value=0.52, n=9), "pixel_accuracy": Score(value=0.738, n=9)}
+    scores = {
+        "segmentation": TaskScore.of(segmentation, seen=True),
+        "depth": TaskScore.of(depth, seen=True),
+        "normal": TaskScore.of({"angle_mean": Score(value=24.7, n=9)}, seen=True),
+    }
+    report = Report.build(
+        identity="sha256:0", method=MethodRef(name="individual"), variants=[Variant.build(scores, metrics)],
+        metrics=metrics,
+    )  # fmt: skip
+    found = values_of(report)
+    row = next(row for row in table.rows if row.label == "individual")
+    printed = printed_of(table, row, {})
+    assert len(printed) == 5
+    for name, target in printed.items():
+        assert found[own_name(table, name)].value == pytest.approx(target), name
+
+
+def test_yardsticks_are_left_out_of_the_order_of_fused_rows():
+    both = [("pretrained", 1.0, 48.2), ("individual", 9.0, 90.3)]
+    fused = [("simple_average", 4.0, 66.5), ("task_arithmetic", 3.0, 68.0), ("ties", 2.0, 72.2)]
+    lines = [line(*values) for values in (*both, *fused)]
+    whole, alone = rankings(TABLE, lines, stand_in=True)
+    # Ten pairs: three among the fused rows are turned round, the other seven agree.
+    assert (whole.of, whole.rows, whole.tau) == ("rows", 5, pytest.approx(0.4))
+    assert (alone.of, alone.rows, alone.tau) == ("fused rows", 3, -1.0)
+
+
+def test_averages_over_other_tasks_are_not_ordered_together():
+    table = load_experiment("concrete-generalization-clip-b32")
+    first = [line(row.label, 1.0 + place, 70.0 + place) for place, row in enumerate(table.rows) if "set 1" in row.label]
+    second = [
+        line(row.label, 50.0 - place, 10.0 + place) for place, row in enumerate(table.rows) if "set 2" in row.label
+    ]
+    found = rankings(table, [*first, *second], stand_in=False)
+    assert [(order.of, order.tau) for order in found] == [
+        ("rows with mnist, eurosat unseen", pytest.approx(1.0)),
+        ("rows with resisc45, svhn unseen", pytest.approx(-1.0)),
+    ]

@@ -15,7 +15,8 @@ from fusionbench.weights.sources import open_source
 FAMILY = family_named("causal_lm")
 SIZES = {"vocab_size": 24, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 SIZES |= {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 1}
-TIED = {"llama": True, "mistral": False, "qwen2": True}
+TIED = {"llama": True, "mistral": False, "mixtral": False, "qwen2": True}
+dense = pytest.mark.parametrize("pair", [kind for kind in TIED if kind != "mixtral"], indirect=True)
 
 
 def make(folder: Path, kind: str, **changes):
@@ -60,6 +61,8 @@ def test_the_mask_covers_all_that_is_run(pair):
     assert FAMILY.token_mask(short).tolist() == [[True, True], [False, True]]
     written = short | {"decoder_input_ids": torch.tensor([[0, 4, 5], [0, 6, 1]])}
     assert FAMILY.token_mask(written).tolist() == [[True] * 4, [False, True, True, True]]
+    marked = written | {"real": torch.tensor([[1, 1, 1], [1, 0, 0]])}
+    assert FAMILY.token_mask(marked).tolist() == [[True] * 4, [False, True, False, False]]
     seen = []
     module.model.layers[0].register_forward_hook(lambda _, given, made: seen.append(given[0].shape[:2]))
     for one in (short, written):
@@ -131,6 +134,7 @@ def test_a_text_ends_with_the_configurations_first_end_and_is_padded(tmp_path):
         assert FAMILY.decode(module, padded(), 4).shape == (4, 4)
 
 
+@dense
 def test_a_tied_head_is_the_embedding_and_no_map_of_its_own(pair):
     model, module, source = pair
     tied = source.config["model_type"] != "mistral"
@@ -153,6 +157,7 @@ def test_frequencies_of_old_checkpoints_are_passed_over(tmp_path):
     assert torch.equal(module.model.norm.weight, tensors["model.norm.weight"])
 
 
+@dense
 def test_parts_are_those_of_a_gated_mlp(pair):
     _, module, _ = pair
     assert FAMILY.blocks(module) == ["model.layers.0", "model.layers.1"]

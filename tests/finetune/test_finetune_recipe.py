@@ -29,6 +29,26 @@ def test_a_recipe_says_its_course_to_the_loop():
     assert recipe.course() == Steps(7, "linear", 2, 0.1, 3, 1.5, 4, 5, "best")
 
 
+def test_the_scene_recipe_halves_the_rate_every_ten_epochs_of_nyuv2():
+    # FusionBench, NYUv2: Adam 1e-4, halved every 10 of 40 epochs; 795 training images are 50 batches of 16.
+    recipe = preset("scene/nyuv2")
+    course = recipe.course()
+    assert (recipe.learning_rate, recipe.weight_decay, course.count) == (1e-4, 0.0, 40 * 50)
+    assert [course.factor(epoch * 50) for epoch in (0, 9, 10, 20, 39)] == [1.0, 1.0, 0.5, 0.25, 0.125]
+
+
+@pytest.mark.parametrize("wrong", [{"schedule": "step"}, {"decay": {"every": 3}}])
+def test_the_decay_and_its_schedule_belong_together(wrong):
+    with pytest.raises(ConfigError, match=r"schedule=step needs decay\.every, and no other schedule has a decay"):
+        FinetuneRecipe.read(wrong)
+
+
+def test_a_recipe_without_a_decay_does_not_speak_of_it():
+    assert "decay" not in FinetuneRecipe().model_dump()
+    stepped = FinetuneRecipe.read({"schedule": "step", "decay": {"every": "10"}})
+    assert stepped.model_dump()["decay"] == {"every": 10, "factor": 0.5}
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("learning_rate", 0), ("batch", 0), ("schedule", "cosin"), ("precision", "fp16"), ("lr", 1e-3), ("clip", -1)],

@@ -113,3 +113,29 @@ def test_code_is_made_once_for_a_kind_of_arguments(monkeypatch):
     function = compiled(lambda value: value + 1)
     assert [function(1), function(2), function(1.5)] == [2, 3, 2.5]
     assert len(made) == 2
+
+
+def test_where_code_cannot_be_kept_it_runs_all_the_same(tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path / "file" / "cache"))
+    assert compiled(lambda value: value + 2)(1) == 3
+    assert "each start compiles again" in caplog.text
+
+
+def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch, caplog):
+    def full(place, content):
+        place.open("wb").close()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(_compile.Path, "write_bytes", full)
+    assert compiled(lambda value: value + 3)(1) == 4
+    assert "No space left" in caplog.text
+    assert not list((tmp_path / "kernels").iterdir())
+
+
+def test_code_of_another_processor_is_not_run(tmp_path, monkeypatch):
+    function = lambda value: value + 4  # noqa: E731
+    assert compiled(function)(1) == 5
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: "generic")
+    assert compiled(function)(1) == 5
+    assert len(list((tmp_path / "kernels").iterdir())) == 2

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from values import numbers
 
 from fusing import fuse
+from fusionbench.kernels import tiles
 from fusionbench.kernels.consensus import COMBINE, CONSENSUS, merge_agreeing
 from fusionbench.registry import methods
 from fusionbench.weights import engine
@@ -61,7 +62,7 @@ def both(monkeypatch, method, base, experts, values, **options):
     """What the kernel gives, and what the torch function gives for the same plan."""
     compiled = fuse(method, base, experts, values, **options)
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "_kernel", lambda *arguments: None)
+        patch.setattr(engine, "kernel_for", lambda *arguments: None)
         plain = fuse(method, base, experts, values, **options)
     return bits(compiled), bits(plain)
 
@@ -89,7 +90,7 @@ def test_the_kernels_of_sums_equal_torch_on_mixed_kinds(models, method):
 @pytest.mark.parametrize("method", ["simple_average", "task_arithmetic", "ties"])
 def test_kernel_and_torch_agree_on_tensors_of_several_blocks(method, dtype, monkeypatch):
     generator = torch.Generator().manual_seed(1)
-    size = engine.TILE * 2 + 17
+    size = tiles.TILE * 2 + 17
     base = {"w": torch.randn(size, generator=generator).bfloat16()}
     experts = {
         f"e{i}": {"w": (base["w"].float() + torch.randn(size, generator=generator) / 8).bfloat16()} for i in range(3)

@@ -10,6 +10,8 @@ from toys import Toy
 
 from fusionbench.families.base import LinearSite, MlpParts
 from fusionbench.merge import Pool
+from fusionbench.parameters import check
+from fusionbench.signatures import arguments
 from fusionbench.weights.tensors import TensorSource
 
 
@@ -58,6 +60,12 @@ class BlockFamily(Toy):
 
     def width(self, config: Mapping[str, Any]) -> int:
         return 2
+
+
+def called(method: Callable[..., Any], pool: Pool, tasks: Any, context: Any, **values: Any) -> Any:
+    """Call a method with some of its parameters, as a recipe names them."""
+    entry: Any = method.entry  # type: ignore[attr-defined]
+    return method(pool, tasks, context, **arguments(method, check(entry.name, entry.parameters, values)))
 
 
 def known(monkeypatch: Any, family: Toy) -> None:

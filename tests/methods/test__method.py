@@ -76,3 +76,10 @@ def test_a_method_of_another_kind_need_not_claim_laws():
         """Do nothing."""
 
     assert register(nothing, kind="reference", exempt=None).entry.kind == "reference"
+
+
+def test_a_part_that_is_asked_of_families_is_kept_and_an_unknown_one_refused():
+    assert register(toy, parts=("mlps",)).entry.data == {"parts": ["mlps"]}
+    assert register(toy).entry.data is None
+    with pytest.raises(TypeError, match="toy: families have no parts layers; expected some of linears, blocks"):
+        register(toy, parts=("mlps", "layers"))

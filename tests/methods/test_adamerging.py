@@ -1,6 +1,5 @@
 """AdaMerging: its worked numbers, its gradient against autograd, what it leaves and what it refuses."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -199,5 +198,23 @@ def test_a_collapse_is_reported(tmp_path: Path) -> None:
     family = Toy(Gain)
     kept = Kept(tmp_path)
     adamerging(gain_pool(), {"e": Sides("e", family, 1)}, kept.context(family), steps=1)
-    assert any("one class" in note for note in kept.notes)
-    assert math.isfinite(len(kept.notes))
+    assert kept.notes == ["e: 100% of the predictions are one class; as 100% were at the start"]
+
+
+def test_a_collapse_is_told_from_a_model_that_was_so_before(tmp_path: Path) -> None:
+    """Logits (λ·x, 0): half of the predictions at λ = .3 are of either class; λ goes up, the bias with it."""
+
+    class Line(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(()))
+
+        def forward(self, points: Tensor) -> Tensor:
+            up = points[:, 0] + 0.5 + 400 * (self.w - 0.3).clamp_min(0.0)
+            return torch.stack([up, torch.zeros(len(up))], dim=1)
+
+    family, kept = Toy(Line), Kept(tmp_path)
+    base = TensorSource("base", {"w": torch.tensor(0.0)}, {"model_type": "toy"})
+    pool = Pool(base, {"e": TensorSource("e", {"w": torch.tensor(1.0)}, {"model_type": "toy"})}, tasks={"e": "e"})
+    adamerging(pool, {"e": Sides("e", family, 1)}, kept.context(family), steps=20, learning_rate=0.01)
+    assert kept.notes == ["e: 100% of the predictions are one class; the entropy has collapsed"]

@@ -76,6 +76,24 @@ def test_a_weight_that_is_stored_the_other_way_gives_the_same_outputs():
     torch.testing.assert_close(put(bitdelta(conv1d, turned[0], turned[1:]), bias=True)(tokens), plain)
 
 
+def test_a_folders_size_is_that_of_the_formula(tmp_path):
+    """The base, and 4·m·⌈n/32⌉ + 4 bytes a map of m × n; widths 16 and 24, keys and values 8, two layers."""
+    from causal import merged, save_causal
+
+    from fusionbench.mixing.mixed import open_mixed
+    from fusionbench.weights.sources import open_source
+
+    for seed, name in enumerate(("base", "a")):
+        save_causal(tmp_path / name, layers=2, seed=seed)
+    named = [f"base={tmp_path / 'base'}", f"experts.a={tmp_path / 'a'}", "method=bitdelta"]
+    out = merged(tmp_path / "out", named)
+    base = sum(spec.nbytes for spec in open_source(tmp_path / "base").specs.values())
+    rows = 16 + 8 + 8 + 16 + 24 + 24 + 16
+    assert open_mixed(open_source(out)).bytes == base + 2 * (4 * rows * 1 + 7 * 4)
+    written = (out / "model.safetensors").read_bytes()
+    assert len(written) == 8 + int.from_bytes(written[:8], "little") + open_mixed(open_source(out)).bytes
+
+
 def test_one_of_several_experts_is_chosen():
     base, expert = pair()
     here = ModuleSite("q_proj", experts=("a", "b"))

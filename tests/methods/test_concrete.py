@@ -107,7 +107,12 @@ def test_the_gradients_are_those_of_autograd_through_mask_and_merge(rescale: Any
     for name, gradient in kept.items():
         merged.parameters[name].grad = gradient
     at = {name: column for column, name in enumerate(merged.names)}
-    mask.backward(part, lambda name: merged.take(name).mul_(merged.total(name, coefficients, at[name])))
+
+    def product(name: str) -> Tensor:
+        totals = torch.cat([total for _, total in merged.totals(name, coefficients, at[name])])
+        return merged.take(name).mul_(totals)
+
+    mask.backward(part, product)
 
     free = coefficients.clone().requires_grad_(True)
     free_logits = {name: logits.detach().clone().requires_grad_(True) for name, logits in mask.logits.items()}

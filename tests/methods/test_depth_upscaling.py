@@ -72,6 +72,17 @@ def test_one_of_several_models_is_chosen_by_name(tmp_path):
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def test_the_base_is_a_model_of_the_pool_too(tmp_path):
+    for seed, name in enumerate("ab"):
+        save_causal(tmp_path / name, layers=2, seed=seed)
+    named = [f"base={tmp_path / 'a'}", f"experts.m={tmp_path / 'b'}", "method=depth_upscaling", "method.expert=base"]
+    out = merged(tmp_path / "out", [*named, "method.layers=[0,1,1]"])
+    same = load_causal(merged(tmp_path / "same", [f"experts.m={tmp_path / 'a'}", *named[2:3], "method.layers=[0,1,1]"]))
+    assert torch.equal(logits(load_causal(out)), logits(same))
+    with pytest.raises(ConfigError, match="there is no expert 'base'"):
+        merged(tmp_path / "more", [f"experts.m={tmp_path / 'b'}", *named[2:]])
+
+
 def test_layers_that_are_not_there_are_refused_and_nothing_is_written(tmp_path):
     save_causal(tmp_path / "model")
     with pytest.raises(ConfigError, match=r"'range\(2,5\)' is beyond the model's layers, 0 to 3"):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from routing import BlockFamily, Blocks, known, pool_of
+from routing import BlockFamily, Blocks, called, known, pool_of
 from torch.func import functional_call
 from toys import Kept, Sides
 
@@ -31,7 +31,7 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
 def build(folder: Path, pool: Any = None, method: Any = efficient_wemoe, **values: Any) -> Any:
     pool = pool or pool_of()
     tasks = {name: Sides(name, FAMILY, i) for i, name in enumerate(pool.experts)}
-    return method(pool, tasks, Kept(folder).context(FAMILY, log_every=1), **values)
+    return called(method, pool, tasks, Kept(folder).context(FAMILY, log_every=1), **values)
 
 
 def silence(model: Any) -> Any:

@@ -1,6 +1,7 @@
 """Fisher merging: worked numbers, the estimators against closed forms and autograd, storing, the command line."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,21 @@ def test_only_empirical_sees_labels(tmp_path: Path) -> None:
         collected(tmp_path, estimator, task=task)
         asked.append(task.asked)
     assert asked == [[False], [False], [False], [True]]
+
+
+@pytest.mark.parametrize(("shuffle", "seed"), [(True, 5), (False, None)])
+def test_examples_are_in_an_order_of_the_seed_or_the_datas_own(tmp_path: Path, shuffle: bool, seed: int | None) -> None:
+    seen: list[int | None] = []
+
+    class Ordered(Points):
+        def batches(self, split: str, *, seed: int | None = None, **how: Any) -> Iterator[dict[str, Any]]:
+            seen.append(seed)
+            return super().batches(split, seed=seed, **how)
+
+    task = Ordered("one", Toy(Softmax), points().columns)
+    context = Kept(tmp_path).context(task.family, seed=5)
+    collect_fisher(task, softmax_model(), context, examples=4, batch=2, shuffle=shuffle)
+    assert seen == [seed]
 
 
 def test_a_head_without_a_distribution_is_refused_where_one_is_needed(tmp_path: Path) -> None:

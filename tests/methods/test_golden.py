@@ -62,7 +62,11 @@ TRANSLATIONS: dict[tuple[str, str], tuple[str, Callable[[Values, list[str]], Val
 }
 """For each peer's method: ours, and our words for its parameters."""
 UNEQUAL = {
-    ("mergekit", "ties", "rescale"): "TIES gives a trimmed task vector no length back; a recipe that asks is refused",
+    (
+        "mergekit",
+        "ties",
+        "rescale",
+    ): "TIES gives a trimmed task vector no length back; a recipe that asks becomes breadcrumbs",
     ("mergekit", "ties", "bf16"): "trims task vectors that are rounded to bfloat16 first, where most are tied",
 }
 """Cases that ours does not reproduce, and why."""

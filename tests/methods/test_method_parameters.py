@@ -31,6 +31,9 @@ CONTEXT: dict[tuple[str, str], dict[str, Any]] = {
     ("doge_ta", "keep"): {"density": 0.01},
     ("doge_ta", "subspace"): {"steps": 10},
     ("knots", "cut"): {"tolerance": 0.3},
+    ("ram", "most"): {"gain": 0.7, "epsilon": 0.3},
+    ("ram", "scope"): {"gain": 0.7, "epsilon": 0.3},
+    ("ram", "gain"): {"epsilon": 0.3},
 }
 """Values of the other parameters under which one shows; "unequal" stands for a list, one a expert."""
 VALUES: dict[tuple[str, str], Any] = {
@@ -165,5 +168,5 @@ def test_the_kernel_gives_the_torch_functions_bits(name, parameter, value, dtype
         narrow = {e: {n: t.to(dtype) for n, t in tensors.items()} for e, tensors in experts.items()}
         by_kernel = bits(fused(name, base, narrow, values))
         with monkeypatch.context() as patch:
-            patch.setattr(engine, "_kernel", lambda *arguments: None)
+            patch.setattr(engine, "kernel_for", lambda *arguments: None)
             assert bits(fused(name, base, narrow, values)) == by_kernel

@@ -7,17 +7,18 @@ import pytest
 import torch
 from test_concrete import Net, pool_of, tasks_of
 from test_greedy_soup import Scalar
-from toys import Kept, Toy
+from toys import Kept, Sides, Toy
 
 from fusionbench.config import MethodConfig
 from fusionbench.errors import ConfigError
 from fusionbench.merge import Pool
 from fusionbench.methods.concrete import concrete_task_arithmetic
 from fusionbench.methods.scale_search import scale_search
+from fusionbench.tasks import Metric
 from fusionbench.weights.tensors import TensorSource
 
 FAMILY = Toy(Scalar)
-TASKS: dict[str, Any] = {"near": object(), "far": object()}
+TASKS: dict[str, Any] = {name: Sides(name, FAMILY, 0) for name in ("near", "far")}
 
 
 def pool(*values: float) -> Pool:
@@ -48,7 +49,7 @@ def test_the_best_factor_of_the_grid_is_kept_and_reported(tmp_path: Path) -> Non
 
 def test_of_equal_values_the_first_is_kept(tmp_path: Path) -> None:
     context = Kept(tmp_path).context(FAMILY, lambda _: {"near": 0.5})
-    fused = scale_search(pool(1.0), {"near": object()}, context, scales=[0.7, 0.1])
+    fused = scale_search(pool(1.0), {"near": Sides("near", FAMILY, 0)}, context, scales=[0.7, 0.1])
     assert float(fused.weights["w"]) == pytest.approx(0.7)
 
 
@@ -62,11 +63,28 @@ def test_each_task_can_have_its_own_factor(tmp_path: Path) -> None:
     assert any("near 0.2, far 0.8" in note for note in kept.notes)
 
 
+def test_of_errors_the_smallest_is_kept_for_the_model_and_for_a_task(tmp_path: Path) -> None:
+    """Errors of 2 and 1 metres and shares of .5 and .45: λ = .4 is worth (2/1 + .45/.5)/2 = 1.45, λ = .2 is worth 1."""
+    error = Metric("absolute_error", "metres", "lower", lambda rows: (0.0, 0.0))
+    tasks = {"near": Sides("near", FAMILY, 0, metrics=(error,)), "far": Sides("far", FAMILY, 0)}
+
+    def found(fused: Any) -> dict[str, float]:
+        small = float(fused.weights["w"]) < 0.3
+        return {"near": 2.0, "far": 0.5} if small else {"near": 1.0, "far": 0.45}
+
+    kept = Kept(tmp_path)
+    fused = scale_search(pool(1.0), tasks, kept.context(FAMILY, found), scales=[0.2, 0.4])
+    assert float(fused.weights["w"]) == pytest.approx(0.4)
+    assert "0.2: 1.0000, 0.4: 1.4500" in kept.notes[0]
+    fused = scale_search(pool(1.0), tasks, kept.context(FAMILY, found), scales=[0.2, 0.4], by="task")
+    assert any("near 0.4, far 0.2" in note for note in kept.notes)
+
+
 def test_each_expert_can_have_its_own_factor(tmp_path: Path) -> None:
     """Experts 1 and 2 towards 1.7 with factors of .1 and .7: .7 for both overshoots to 2.1; (.1, .7) gives 1.5."""
     kept = Kept(tmp_path)
     context = kept.context(FAMILY, lambda fused: {"near": -abs(float(fused.weights["w"]) - 1.7)})
-    fused = scale_search(pool(1.0, 2.0), {"near": object()}, context, scales=[0.1, 0.7], by="expert")
+    fused = scale_search(pool(1.0, 2.0), {"near": Sides("near", FAMILY, 0)}, context, scales=[0.1, 0.7], by="expert")
     assert float(fused.weights["w"]) == pytest.approx(1.5)
     assert any("m1.0 0.1, m2.0 0.7" in note for note in kept.notes)
 
@@ -74,7 +92,11 @@ def test_each_expert_can_have_its_own_factor(tmp_path: Path) -> None:
 def test_other_parameters_of_the_inner_method_stay(tmp_path: Path) -> None:
     context = Kept(tmp_path).context(FAMILY, lambda fused: {"near": float(fused.weights["w"])})
     fused = scale_search(
-        pool(1.0, 3.0), {"near": object()}, context, scales=[0.5, 1.0], inner={"name": "ties", "density": 1.0}
+        pool(1.0, 3.0),
+        {"near": Sides("near", FAMILY, 0)},
+        context,
+        scales=[0.5, 1.0],
+        inner={"name": "ties", "density": 1.0},
     )
     assert float(fused.weights["w"]) == pytest.approx(2.0)
 

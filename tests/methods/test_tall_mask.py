@@ -5,15 +5,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from golden_cases import golden_cases
 from independent import tall_mask_weights
 from masking import V5, mask_of, plain, run
 from matrices import arrays, draw, tensor
+from toys import Sides, Toy
 from worked_examples import FACTS, V5_BASE
 
 from fusionbench.errors import ConfigError
 from fusionbench.methods.tall_mask import tall_mask
 
+TASK = Sides("a", Toy(torch.nn.Module), 0)
 GOLDEN = [case for case in golden_cases("fusion_bench", "tall_mask") if not case.refused]
 
 
@@ -64,7 +67,7 @@ def test_each_task_takes_the_threshold_that_is_best_for_it(tmp_path: Path) -> No
         seen.append(entries)
         return {"a": -abs(len(seen) - 4), "b": entries["b"]}
 
-    fused, kept = run(tall_mask, *V5, tmp_path, tasks={"a": 1, "b": 1}, evaluate=evaluate)
+    fused, kept = run(tall_mask, *V5, tmp_path, tasks={"a": TASK, "b": TASK}, evaluate=evaluate)
     assert len(seen) == 5
     assert "a 0.5, b 0.2" in kept.notes[0]
     assert kept.used["selected"] == {"split": "validation", "tasks": ("a", "b")}
@@ -82,10 +85,10 @@ def test_the_thresholds_that_are_tried_are_those_of_the_authors(tmp_path: Path) 
         counts.append(int(mask_of(fused, "a", "w").sum()))
         return {"a": 0.0, "b": 0.0}
 
-    run(tall_mask, base, experts, tmp_path, tasks={"a": 1, "b": 1}, evaluate=evaluate)
+    run(tall_mask, base, experts, tmp_path, tasks={"a": TASK, "b": TASK}, evaluate=evaluate)
     assert counts == [5, 4, 3, 2, 1]
 
 
 def test_thresholds_cannot_be_chosen_without_tasks(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"for b\. .*threshold=0\.4"):
-        run(tall_mask, *V5, tmp_path, tasks={"a": 1})
+        run(tall_mask, *V5, tmp_path, tasks={"a": TASK})

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from routing import BlockFamily, Blocks, known, pool_of
+from routing import BlockFamily, Blocks, called, known, pool_of
 from torch.func import functional_call
 from toys import Kept, Sides, Toy
 
@@ -29,7 +29,7 @@ def tasks_of(pool: Any, family: Any = FAMILY) -> dict[str, Sides]:
 
 def build(folder: Path, pool: Any = None, **values: Any) -> Any:
     pool = pool or pool_of()
-    return wemoe(pool, tasks_of(pool), Kept(folder).context(FAMILY, log_every=1), **values)
+    return called(wemoe, pool, tasks_of(pool), Kept(folder).context(FAMILY, log_every=1), **values)
 
 
 def arithmetic(pool: Any, scale: float) -> dict[str, torch.Tensor]:
@@ -114,10 +114,10 @@ def test_the_rate_follows_the_cosine(tmp_path: Path) -> None:
 def test_saved_routers_give_the_same_model_without_adaptation(tmp_path: Path) -> None:
     pool, points = pool_of(), torch.randn(4, 3)
     first = build(tmp_path / "a", pool, steps=5, learning_rate=0.05)
-    again = wemoe(pool, {}, Kept(tmp_path / "b").context(FAMILY), routers=str(tmp_path / "a" / "routers"))
+    again = called(wemoe, pool, {}, Kept(tmp_path / "b").context(FAMILY), routers=str(tmp_path / "a" / "routers"))
     assert torch.equal(answers(first, points), answers(again, points))
     with pytest.raises(ConfigError, match="routers of another model"):
-        wemoe(pool, {}, Kept(tmp_path / "c").context(FAMILY), routers=str(tmp_path / "a" / "routers"), depth=1)
+        called(wemoe, pool, {}, Kept(tmp_path / "c").context(FAMILY), routers=str(tmp_path / "a" / "routers"), depth=1)
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
@@ -132,7 +132,14 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        wemoe(pool, tasks_of(pool), Kept(tmp_path / "b").context(FAMILY, progress=stop), steps=12, checkpoint_every=4)
+        called(
+            wemoe,
+            pool,
+            tasks_of(pool),
+            Kept(tmp_path / "b").context(FAMILY, progress=stop),
+            steps=12,
+            checkpoint_every=4,
+        )
     resumed = build(tmp_path / "b", pool, steps=12, checkpoint_every=4)
     for one, other in zip(routers_of(whole).values(), routers_of(resumed).values(), strict=True):
         assert torch.equal(one, other)
@@ -140,7 +147,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:
 
 def test_the_report_says_how_experts_are_weighed_and_on_which_data(tmp_path: Path) -> None:
     pool, kept = pool_of(), Kept(tmp_path)
-    wemoe(pool, tasks_of(pool), kept.context(FAMILY), steps=2, batch=3, route="batch")
+    called(wemoe, pool, tasks_of(pool), kept.context(FAMILY), steps=2, batch=3, route="batch")
     assert kept.notes == ["the experts are weighed by batch"]
     assert kept.used["adapted"] == {"split": "test", "tasks": ("e0", "e1"), "count": 6}
 
@@ -148,7 +155,7 @@ def test_the_report_says_how_experts_are_weighed_and_on_which_data(tmp_path: Pat
 def test_scores_on_the_way_are_in_the_curve(tmp_path: Path) -> None:
     pool, kept = pool_of(), Kept(tmp_path)
     context = kept.context(FAMILY, evaluate=lambda fused: {"e0": 0.25, "e1": 0.75})
-    wemoe(pool, tasks_of(pool), context, steps=2, evaluate_every=1)
+    called(wemoe, pool, tasks_of(pool), context, steps=2, evaluate_every=1)
     assert [p.metrics["validation"] for p in read_curve(tmp_path / "training" / "wemoe")] == [0.5, 0.5]
 
 
@@ -156,15 +163,15 @@ def test_a_family_without_mlps_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     plain = Toy(Blocks)
     known(monkeypatch, plain)
     with pytest.raises(MissingPart, match=r"'toy' has no list of MLPs \(wemoe need"):
-        wemoe(pool_of(), {}, Kept(tmp_path).context(plain))
+        called(wemoe, pool_of(), {}, Kept(tmp_path).context(plain))
 
 
 def test_what_cannot_be_adapted_is_refused_at_once(tmp_path: Path) -> None:
     pool = pool_of()
     with pytest.raises(NotAdaptable, match="no distribution"):
-        wemoe(pool, {"e0": Sides("e0", FAMILY, 0, adaptable=False)}, Kept(tmp_path).context(FAMILY))
+        called(wemoe, pool, {"e0": Sides("e0", FAMILY, 0, adaptable=False)}, Kept(tmp_path).context(FAMILY))
     with pytest.raises(NotAdaptable, match="no tasks"):
-        wemoe(pool, {}, Kept(tmp_path).context(FAMILY))
+        called(wemoe, pool, {}, Kept(tmp_path).context(FAMILY))
 
 
 def test_a_model_that_writes_is_not_routed_by_what_it_has_not_written() -> None:

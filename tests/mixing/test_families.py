@@ -25,6 +25,11 @@ KINDS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "vit": ("AutoModel",
             {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
              "image_size": 8, "patch_size": 4}, {"pixel_values": torch.randn(2, 3, 8, 8)}),
+    "dinov2": ("AutoModel",
+               {"hidden_size": 16, "mlp_ratio": 2, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8,
+                "patch_size": 4}, {"pixel_values": torch.randn(2, 3, 8, 8)}),
+    "convnext": ("AutoModel", {"hidden_sizes": [16, 16], "depths": [1, 1], "num_stages": 2, "image_size": 32},
+                 {"pixel_values": torch.randn(2, 3, 32, 32)}),
 }  # fmt: skip
 
 
@@ -108,7 +113,11 @@ def test_a_mixture_is_no_base_of_another(tmp_path: Path) -> None:
         rebuild_to(recipe, tmp_path / "more")
 
 
-@pytest.mark.parametrize(("kind", "route"), [("gpt2", "sample"), ("t5", "token"), ("vit", "sample")])
+@pytest.mark.parametrize(
+    ("kind", "route"),
+    [("gpt2", "sample"), ("t5", "token"), ("vit", "sample"), ("dinov2", "batch"), ("convnext", "sample"),
+     ("convnext", "token")],
+)  # fmt: skip
 def test_routed_mlps_with_silent_routers_are_task_arithmetic(kind: str, route: str, tmp_path: Path) -> None:
     from types import SimpleNamespace
 
@@ -142,3 +151,42 @@ def test_a_model_whose_mlp_is_no_single_module_is_refused(tmp_path: Path) -> Non
     context: Any = SimpleNamespace(family=family_for(pool.reference.config), seed=0, device=torch.device("cpu"))
     with pytest.raises(MissingPart, match="MLP"):
         build_routed_model(pool, context, "wemoe", {"depth": 1, "init": 0.3, "route": "sample"})
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "t5", "vit", "dinov2", "convnext"])
+def test_a_preference_weighs_mlps_and_attention_of_every_architecture(kind: str, tmp_path: Path) -> None:
+    """Gates that hand the preference on: inside the blocks' linear maps the model is θ₀ + .25·τ₁ + .75·τ₂."""
+    from types import SimpleNamespace
+
+    from fusionbench import fuse
+    from fusionbench.config import Recipe
+    from fusionbench.merge import open_pool
+    from fusionbench.methods._preference import build_preferred_model, merged_at
+    from fusionbench.methods._routing import routers_of
+    from fusionbench.mixing.preferred import prefer
+
+    places = {name: str(save(tmp_path / name, kind, seed)) for seed, name in enumerate(("base", "a", "b"))}
+    named = [f"experts.{name}={places[name]}" for name in "ab"]
+    pool = open_pool(Recipe.load(None, [f"base={places['base']}", *named, "method=simple_average"]))
+    context: Any = SimpleNamespace(family=family_for(pool.reference.config), seed=0, device=torch.device("cpu"))
+    values = {"depth": 1, "init": 0.3, "parts": "mlp_attention"}
+    model = build_preferred_model(pool, context, "pwe_moe", values)
+    for name, parameter in routers_of(model).items():
+        parameter.data = torch.eye(2) if name.endswith("weight") else torch.zeros(2)
+    prefer(model.module, [0.25, 0.75])
+    plain = merged_at(model, [0.25, 0.75], pool, context)
+    torch.testing.assert_close(features(kind, plain.module), features(kind, model.module), atol=1e-4, rtol=1e-3)
+    rest: Any = fuse("task_arithmetic", places, scale=0.3)
+    inside: Any = fuse("weighted_average", places, weights=[0.25, 0.75])
+    weighed = {name for site in model.blueprint.sites for name in site_names(model, site)}
+    found = plain.module.state_dict()
+    assert len(weighed) >= 2 * 4
+    for name, tensor in found.items():
+        expected = (inside if name in weighed else rest).module.state_dict()[name]
+        torch.testing.assert_close(tensor, expected, atol=1e-4, rtol=1e-3)
+
+
+def site_names(model: Any, site: str) -> set[str]:
+    """Names of the weights and biases of a site's linear maps in the plain module."""
+    settings = model.blueprint.sites[site].settings
+    return {f"{site}.{part}.{kind}" for part in settings["parts"].split(",") for kind in ("weight", "bias")}

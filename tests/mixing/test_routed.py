@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fusionbench.errors import CheckpointError, ConfigError
-from fusionbench.mixing.routed import RoutedMlp, RoutedSettings, build_routed, by_products, by_slabs, routing_mask
+from fusionbench.mixing.routed import RoutedMlp, RoutedSettings, build_routed, routing_mask
+from fusionbench.mixing.routed_linear import by_products, by_slabs
 
 
 class Mlp(nn.Module):
@@ -106,6 +107,17 @@ def test_tokens_may_be_routed_apart() -> None:
     torch.testing.assert_close(routed(hidden)[:, :2], routed(hidden[:, :2]), atol=1e-6, rtol=1e-6)
 
 
+def test_the_places_of_maps_are_routed_as_tokens() -> None:
+    """A ConvNeXt's blocks pass on `(samples, channels, height, width)`."""
+    routed, _, _ = make(depth=2)
+    hidden = torch.randn(2, 4, 3, 5)
+    expected = routed.router(hidden.permute(0, 2, 3, 1)).mean(dim=(1, 2))
+    torch.testing.assert_close(routed.route(hidden), expected, atol=1e-6, rtol=1e-6)
+    routed, _, _ = make(route="token")
+    expected = routed.router(hidden.permute(0, 2, 3, 1)).flatten(1, 2)
+    torch.testing.assert_close(routed.route(hidden), expected, atol=1e-6, rtol=1e-6)
+
+
 def test_inputs_without_tokens_are_routed_too() -> None:
     routed, base, experts = make()
     hidden = torch.randn(3, 4)
@@ -134,7 +146,7 @@ def test_slabs_of_any_height_equal_products(monkeypatch: pytest.MonkeyPatch) -> 
     )
     expected = by_products(rows, weight, delta, weights)
     for slab in (1, 30, 10**9):
-        monkeypatch.setattr("fusionbench.mixing.routed.SLAB", slab)
+        monkeypatch.setattr("fusionbench.mixing.routed_linear.SLAB", slab)
         torch.testing.assert_close(by_slabs(rows, weight, delta, weights), expected, atol=1e-5, rtol=1e-5)
 
 

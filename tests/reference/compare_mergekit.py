@@ -20,6 +20,7 @@ from independent_linear import (
     combine_deltas,
     della_keep_probabilities,
     nearswap,
+    ram,
     task_arithmetic,
     ties,
     weighted_average,
@@ -181,6 +182,20 @@ def nearswap_pair(params: dict[str, Any], _: Any, base: State, experts: list[Sta
     return result, result
 
 
+def ram_pair(params: dict[str, Any], _: Any, base: State, experts: list[State]) -> Pair:
+    """RAM."""
+    result = per_tensor(ram, base, experts, **params)
+    return result, result
+
+
+def ramplus_pair(params: dict[str, Any], _: Any, base: State, experts: list[State]) -> Pair:
+    """RAM+, counted tensor by tensor."""
+    words = {"r": "gain", "alpha": "most", "epsilon": "epsilon"}
+    own = {"gain": 0.1, **{words[key]: value for key, value in params.items()}}
+    result = per_tensor(ram, base, experts, **own)
+    return result, result
+
+
 def arcee_pair(_: dict[str, Any], __: Any, base: State, experts: list[State]) -> Pair:
     """Arcee Fusion."""
     return per_tensor(arcee_fusion, base, experts), per_tensor(mergekit_arcee_fusion, base, experts)
@@ -201,6 +216,8 @@ GEOMETRIC: dict[str, Callable[[dict[str, Any], dict[str, Any], State, list[State
     "model_stock": stock_pair,
     "sce": sce_pair,
     "nearswap": nearswap_pair,
+    "ram": ram_pair,
+    "ramplus_tl": ramplus_pair,
     "arcee_fusion": arcee_pair,
     "passthrough": passthrough_pair,
 }

@@ -207,3 +207,17 @@ def nearswap(base: Array, experts: Sequence[Array], *, t: float) -> Array:
     distance = np.abs(experts[0] - base)
     gain = np.clip(t / np.maximum(distance, 1e-6), 0.0, 1.0)
     return gain * experts[0] + (1 - gain) * base
+
+
+def ram(base: Array, experts: Sequence[Array], *, gain: float = 0.0, most: float = 0.2, epsilon: float = 1e-5) -> Array:
+    """Keep what one expert changed, times 1 + gain * min(shared / own, most); average what several did."""
+    taus = [expert - base for expert in experts]
+    changed = [np.abs(tau) > epsilon for tau in taus]
+    count = np.sum(changed, axis=0)
+    total = np.zeros_like(base)
+    for tau, mask in zip(taus, changed, strict=True):
+        own = int((mask & (count == 1)).sum())
+        ratio = min(int((mask & (count > 1)).sum()) / own, most) if own else 0.0
+        total = total + np.where(mask & (count == 1), tau * (1 + gain * ratio), 0)
+        total = total + np.where(mask & (count > 1), tau / np.maximum(count, 1), 0)
+    return base + total

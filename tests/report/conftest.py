@@ -1,8 +1,11 @@
 """Folders of finished runs, made without running anything: the numbers are typed in by the tests."""
 
+import re
+import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
@@ -128,3 +131,30 @@ def mini_clip(make_accuracies: MakeRun) -> list[Run]:
         folder = f"task_arithmetic-{scale}"
         runs.append(make_accuracies(folder, "task_arithmetic", values, params={"scale": scale}, **options))
     return runs
+
+
+class Opened(NamedTuple):
+    """A page as a browser left it, and every line that it wrote to the console."""
+
+    page: str
+    errors: list[str]
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Callable[[Path], Opened]:
+    """Return a function that opens a file in headless Chromium, lets its scripts run, and returns what became of it."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chrome")
+    if chromium is None:
+        pytest.skip(
+            "needs Chromium: no chromium, google-chrome or chrome was found on PATH (Debian: apt install chromium)"
+        )
+
+    def opened(file: Path) -> Opened:
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+        options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--enable-logging=stderr"]
+        ended = subprocess.run(
+            [chromium, *options, file.as_uri()], capture_output=True, text=True, timeout=120, check=True
+        )
+        return Opened(ended.stdout, re.findall(r"CONSOLE[^]]*\] (.*)", ended.stderr))
+
+    return opened

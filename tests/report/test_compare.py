@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fusionbench.errors import ConfigError, MissingData
-from fusionbench.records import SuiteRef
+from fusionbench.records import MetricInfo, SuiteRef
 from fusionbench.report.compare import compare
 from fusionbench.run.rows import write_rows
 
@@ -75,3 +75,36 @@ def test_what_cannot_be_compared_is_refused(make_scored, make_accuracies):
         compare(one, make_accuracies("e", "ties", {"mnist": 0.5}).folder)
     with pytest.raises(MissingData):
         compare(one, one / "nothing")
+
+
+def test_runs_of_dense_tasks_are_compared_by_their_own_metric(make_run):
+    metrics = {"absolute_error": MetricInfo(unit="metres", better="lower")}
+    folders = []
+    for name, errors in (("a", [1.0, 1.0, 1.0]), ("b", [2.0, 3.0, 4.0])):
+        run = make_run(name, "ties", {"depth": {"absolute_error": sum(errors) / 6}}, metrics=metrics)
+        columns = {"absolute": np.array(errors), "pixels": np.array([2, 2, 2])}
+        write_rows(run.folder / "tasks" / "depth.parquet", columns)
+        folders.append(run.folder)
+    (found,) = compare(*folders, resamples=200)
+    assert (found.metric, found.first, found.second, found.n) == ("absolute_error", 0.5, 1.5, 3)
+    # Every resample has a difference between −0.5·(4 − 1) and −0.5·(2 − 1).
+    assert -1.5 <= found.low < found.high <= -0.5
+
+
+def test_the_median_over_wordings_is_compared(make_run):
+    metrics = {"median_accuracy": MetricInfo(unit="fraction", better="higher")}
+    folders = []
+    for name, right in (("a", [[1, 1, 0], [1, 1, 0]]), ("b", [[0, 0, 1], [0, 0, 1]])):
+        run = make_run(name, "ties", {"copa": {"median_accuracy": 0.5}}, metrics=metrics)
+        write_rows(run.folder / "tasks" / "copa.parquet", {"correct": np.array(right, bool)})
+        folders.append(run.folder)
+    (found,) = compare(*folders, resamples=20)
+    assert (found.first, found.second, found.low, found.high) == (1.0, 0.0, 1.0, 1.0)
+
+
+def test_runs_on_other_data_are_refused_even_where_they_have_as_many_examples(make_scored):
+    clean = make_scored("a", {"mnist": [1, 0] * 5})
+    blurred = {"tasks": {"split": "test", "corruption": "motion_blur", "severity": 2, "limit": None}}
+    other = make_scored("b", {"mnist": [0, 1] * 5}, recipe=blurred)
+    with pytest.raises(ConfigError, match=r"the whole clean test split.*motion_blur, severity 2.*tasks.corruption"):
+        compare(clean, other)

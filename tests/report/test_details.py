@@ -55,3 +55,18 @@ def test_a_run_without_run_json_and_recipe_is_shown_too(make_accuracies: Callabl
     assert "<dt>identity</dt>" in text
     assert "<dt>time</dt>" not in text
     assert "Recipe" not in text
+
+
+def test_parents_are_links_where_they_can_be_followed(make_run: Callable[..., Run]) -> None:
+    experts = {"math": {"model": "some-one/math_7b.v2", "task": "gsm8k"}, "code": "/models/my code", "odd": "../x<b>"}
+    recipe = {"base": "some-one/base", "experts": experts}
+    found = details(make_run("a", "ties", {"x": {"accuracy": 0.5}}, recipe=recipe), "ties", "run1")
+    assert '<dt>parent base</dt><dd><a href="https://huggingface.co/some-one/base" rel="noreferrer">' in found
+    assert '<a href="https://huggingface.co/some-one/math_7b.v2" rel="noreferrer">some-one/math_7b.v2</a>' in found
+    assert '<a href="file:///models/my%20code">/models/my code</a>' in found
+    assert "<dt>parent odd</dt><dd>../x&lt;b&gt;</dd>" in found
+
+
+def test_a_suite_without_named_models_has_no_parents(make_run: Callable[..., Run]) -> None:
+    recipe = {"base": None, "experts": {}}
+    assert "parent" not in details(make_run("a", "ties", {"x": {"accuracy": 0.5}}, recipe=recipe), "ties", "run1")

@@ -25,7 +25,7 @@ def test_every_format_writes_its_files(runs: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     written = report([runs], FORMATS, out)
     assert [path.name for path in written] == [
-        *("table.md", "table.csv", "table.tex", "report.html"),
+        *("table.md", "table.csv", "table.tex", "report.html", "interactive.html"),
         *("radar.png", "bars.png", "curve-scale.png", "radar.pdf", "bars.pdf", "curve-scale.pdf"),
         *("records.jsonl", "records.parquet"),
     ]

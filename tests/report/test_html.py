@@ -2,8 +2,6 @@
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from fusionbench.records import MetricInfo, Run, SuiteRef
-from fusionbench.report.html import ASSETS, page
-from fusionbench.report.plots import COLOURS, GRID, INK, charts_of
+from fusionbench.report.figures import charts_of
+from fusionbench.report.html import page
+from fusionbench.report.plots import COLOURS, GRID, INK
+from fusionbench.report.shell import ASSETS
 from fusionbench.report.tables import tables_of
 
 MakeRun = Callable[..., Run]
@@ -155,18 +155,14 @@ addEventListener("load", () => {{
 </script>"""
 
 
+@pytest.mark.browser
 @pytest.mark.slow
-def test_sorting_filtering_and_links_work_in_a_browser(mini_clip: list[Run], tmp_path: Path) -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("needs Debian's chromium")
+def test_sorting_filtering_and_links_work_in_a_browser(mini_clip: list[Run], tmp_path: Path, browser) -> None:
     (tmp_path / "report.html").write_text(page_of(mini_clip))
     (tmp_path / "browser.html").write_text(BROWSER.format(page=(tmp_path / "report.html").as_uri()))
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000"]
-    address = (tmp_path / "browser.html").as_uri()
-    ended = subprocess.run([chromium, *options, address], capture_output=True, text=True, timeout=60, check=True)
-    found = re.search(r'<pre id="answer">(.+?)</pre>', ended.stdout)
+    opened = browser(tmp_path / "browser.html")
+    assert opened.errors == []
+    found = re.search(r'<pre id="answer">(.+?)</pre>', opened.page)
     assert found
     answer = json.loads(found[1].replace("&gt;", ">"))
     arithmetic = {scale: f"task_arithmetic (scale={scale})" for scale in (0.1, 0.2, 0.3, 0.5, 1.0)}
@@ -184,3 +180,12 @@ def test_sorting_filtering_and_links_work_in_a_browser(mini_clip: list[Run], tmp
     assert answer["filtered"] == [arithmetic[0.3]]
     assert answer["count"] == "1 of 9 rows"
     assert answer["open"] == "simple_average average accuracy 61.6 %"
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_console_error_is_seen(tmp_path: Path, browser) -> None:
+    (tmp_path / "broken.html").write_text("<!doctype html><script>undefinedName.x;</script>")
+    opened = browser(tmp_path / "broken.html")
+    assert len(opened.errors) == 1
+    assert "undefinedName is not defined" in opened.errors[0]

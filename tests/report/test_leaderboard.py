@@ -56,3 +56,28 @@ def test_both_forms_name_every_row(board):
     assert "| 1 | task_arithmetic (scale=0.3) | 80.0 | 10.0 |" in text
     assert table.splitlines()[0].startswith("suite,rank,method,average")
     assert len(table.splitlines()) == 6
+
+
+def test_other_data_is_another_board_so_that_validation_scores_are_not_ranked_with_those_of_the_test_split(
+    make_accuracies,
+):
+    data = {
+        "a": {"split": "test", "corruption": None, "severity": 2, "limit": None},
+        "b": {"split": "validation", "corruption": None, "severity": 2, "limit": None},
+        "c": {"split": "test", "corruption": "motion_blur", "severity": 3, "limit": 50},
+    }
+    runs = [make_accuracies(name, "ties", {"x": 0.5}, recipe={"tasks": tasks}) for name, tasks in data.items()]
+    assert [found.title for found in leaderboards(runs)] == [
+        "mini/clip (small)",
+        "mini/clip (small), validation split",
+        "mini/clip (small), motion_blur, severity 3, first 50 examples",
+    ]
+
+
+def test_a_yardstick_with_two_settings_is_no_method(make_accuracies):
+    runs = [
+        make_accuracies(name, method, {"x": 0.5}, recipe={"batch_norm": name})
+        for name, method in (("average", "pretrained"), ("keep_base", "pretrained"), ("z", "ties"))
+    ]
+    (found,) = leaderboards(runs)
+    assert [(s.rank, s.method) for s in found.standings] == [(None, "pretrained"), (None, "pretrained"), (1, "ties")]

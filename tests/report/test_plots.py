@@ -10,7 +10,8 @@ from PIL import Image
 
 from fusionbench.errors import OutputError
 from fusionbench.records import Run
-from fusionbench.report.plots import COLOURS, Chart, charts_of, save
+from fusionbench.report.figures import charts_of
+from fusionbench.report.plots import COLOURS, Chart, save
 from fusionbench.report.tables import table_of
 
 MakeRun = Callable[..., Run]
@@ -21,8 +22,8 @@ def charts(mini_clip: list[Run]) -> dict[str, Chart]:
     return {chart.name: chart for chart in charts_of(table_of(mini_clip))}
 
 
-def test_a_suite_with_a_sweep_has_radar_bars_and_curve(charts: dict[str, Chart]) -> None:
-    assert list(charts) == ["radar", "bars", "curve-scale"]
+def test_a_suite_with_a_sweep_has_radar_bars_curve_and_costs(charts: dict[str, Chart]) -> None:
+    assert list(charts) == ["radar", "bars", "curve-scale", "average-against-parameters", "average-against-time"]
     assert charts["radar"].caption == (
         "mini/clip (small): accuracy (%) by task. 3 of 7 rows are drawn: the best of each method by average."
     )

@@ -153,3 +153,12 @@ def test_large_values_lose_digits_not_meaning(make_run: MakeRun) -> None:
         table = table_of([run])
         assert texts(table) == [["ties", printed]]
         assert table.columns[0].title == "text ↓"
+
+
+def test_scores_on_other_data_stand_in_a_table_of_their_own(make_accuracies):
+    splits = {"a": "test", "b": "validation"}
+    runs = [
+        make_accuracies(name, "ties", {"mnist": 0.5}, recipe={"tasks": {"split": split}}, params={"scale": name})
+        for name, split in splits.items()
+    ]
+    assert [table.title for table in tables_of(runs)] == ["mini/clip (small)", "mini/clip (small), validation split"]

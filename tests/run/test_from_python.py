@@ -73,7 +73,7 @@ def test_live_models_need_no_tasks_where_nothing_is_looked_at(suite: Path) -> No
         fuse("greedy_soup", whole_of(suite))
     fused = fuse("weighted_ensemble", whole_of(suite), weights={"dogs": 3, "cats": 1})
     assert isinstance(fused, Ensemble)
-    assert list(fused.members) == ["cats", "dogs"]
+    assert [member.name for member in fused.members] == ["cats", "dogs"]
     merged = fuse("simple_average", models)
     name = next(iter(models["base"]))
     assert merged.weights[name].shape == models["base"][name].shape  # type: ignore[attr-defined]

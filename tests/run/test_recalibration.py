@@ -190,3 +190,17 @@ def test_adaptation_runs_with_the_statistics_that_a_streamed_merge_has(fused: Ru
     assert statistics
     for name in statistics:
         torch.testing.assert_close(found[name], expected[name])
+
+
+@pytest.mark.parametrize("policy", ["keep_base", "as_parameters"])
+def test_a_method_on_whole_modules_refuses_a_policy_that_it_does_not_follow(
+    fused: Run, suite: Path, policy: str
+) -> None:
+    from fusionbench import fuse
+
+    with pytest.raises(ConfigError, match=rf"batch_norm={policy}: adamerging .*running_mean .*batch_norm=average"):
+        fused("adapted", "method=adamerging", f"batch_norm={policy}")
+    with pytest.raises(ConfigError, match=f"batch_norm={policy}: simple_ensemble"):
+        fuse("simple_ensemble", str(suite), batch_norm=policy)
+    fused("individual", "method=individual", f"batch_norm={policy}")
+    fused("streamed", "method=task_arithmetic", f"batch_norm={policy}")

@@ -24,6 +24,15 @@ def test_a_recipe_without_an_adapter_has_none():
     assert FinetuneRequest.load(["suite=mini/clip", "recipe.steps=7"]).settings().adapter is None
 
 
+def test_trackers_are_read_by_name_and_none_are_asked_for_by_default():
+    assert FinetuneRequest.load(["suite=mini/clip", "trackers=[tensorboard,mlflow]"]).trackers == (
+        "tensorboard", "mlflow",
+    )  # fmt: skip
+    assert FinetuneRequest.load(["suite=mini/clip"]).trackers == ()
+    with pytest.raises(ConfigError, match=r"trackers.*tensorboard"):
+        FinetuneRequest.load(["suite=mini/clip", "trackers=[tensorbord]"])
+
+
 @pytest.mark.parametrize(
     ("tail", "message"),
     [

@@ -45,6 +45,12 @@ def test_multi_task_learning_makes_one_model_of_all_tasks(tmp_path, suite):
     assert set(records["mtl"]["scores"]) == {"pets", "birds"}
 
 
+def test_a_suite_of_whose_tasks_none_is_chosen_is_not_passed_over(tmp_path, suite):
+    free = suite.model_copy(update={"unseen": (), "pool": suite.pool.model_copy(update={"experts": {}})})
+    with pytest.raises(ConfigError, match=r"mine says of no task .* Name some: tasks=\[NAME\]"):
+        finetune_suite(free, tmp_path / "out", RECIPE)
+
+
 def test_a_suite_without_a_base_cannot_be_tuned(tmp_path, suite):
     baseless = suite.model_copy(update={"pool": suite.pool.model_copy(update={"base": None})})
     with pytest.raises(ConfigError, match="mine has no base"):

@@ -138,3 +138,35 @@ def test_missing_and_empty_splits_are_refused(task):
         task.size("train")
     with pytest.raises(MissingData, match="no examples"):
         next(task.batches("test", size=1, limit=0))
+
+
+def test_many_questions_are_scored_in_parts_as_all_at_once(task, module, t5_folder, monkeypatch):
+    monkeypatch.setattr("fusionbench.tasks.choices.PART", 4)
+    (batch,) = task.batches("test", size=3)
+    with torch.no_grad():
+        scores = task.bind(module)(batch)
+    torch.testing.assert_close(scores, theirs(t5_folder), atol=1e-4, rtol=1e-4)
+
+
+def test_wordings_are_given_or_named_and_taken_from_the_first_on(spec, base):
+    def built(**options):
+        return build_task("plausible", {**spec, "options": options}, family_named("t5"), base)
+
+    assert len(built(prompts="rte").wordings) == 10
+    assert [wording.name for wording in built(prompts="rte", first=2).wordings] == [
+        "MNLI crowdsource", "guaranteed true",
+    ]  # fmt: skip
+    assert (built(prompts="cb").choices, built(wordings=WORDINGS, first=1).choices) == (3, 2)
+    for wrong in ({}, {"prompts": "rte", "wordings": WORDINGS}):
+        with pytest.raises(ConfigError, match=r"needs options.wordings, or options.prompts"):
+            built(**wrong)
+
+
+def test_a_row_for_which_a_wording_offers_other_choices_is_refused(tmp_path, base):
+    (tmp_path / "endings").mkdir()
+    row = {"activity_label": "a", "ctx_a": "a", "ctx_b": "b", "ctx": "a b", "endings": ["yes", "no"], "label": "0"}
+    (tmp_path / "endings" / "test.jsonl").write_text(json.dumps(row) + "\n")
+    document = {"kind": "choices", "dataset": str(tmp_path / "endings"), "options": {"prompts": "hellaswag"}}
+    task = build_task("endings", document, family_named("t5"), base)
+    with pytest.raises(ConfigError, match=r"offers 2 choices \(yes \| no\), expected 4"):
+        next(task.batches("test", size=1))

@@ -126,3 +126,24 @@ def test_a_share_of_a_split_is_drawn_once_for_all_and_the_split_stays_whole(save
     for wrong in ("trian[50%]", "train[0%]", "train[100%]"):
         with pytest.raises(MissingData, match="has no split named"):
             from_dataset(str(saved), splits={"test": wrong}, **COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(56, (32, 24)), (104, (32, 72)), (33, (32, 1)), (32, (16, 16)), (5, (2, 3))]
+)
+def test_a_shuffled_split_falls_into_its_first_examples_and_the_rest(count: int, sizes: tuple[int, int]) -> None:
+    import random
+
+    import datasets
+
+    from fusionbench.tasks.datasets import _part
+
+    held = {"validation": datasets.Dataset.from_dict({"number": list(range(count))})}
+    parts = [_part(held, f"validation[{side} 32 of seed 42]")["number"][:] for side in ("first", "after")]
+    assert tuple(len(part) for part in parts) == sizes
+    # As the papers' code draws them: the whole list is shuffled by Python's generator, then cut.
+    rows = list(range(count))
+    random.seed(42)
+    random.shuffle(rows)
+    assert [*parts[0], *parts[1]] == rows
+    assert _part(held, "test[first 32 of seed 42]") is None

@@ -112,6 +112,7 @@ def test_rows_say_of_each_example_whether_it_is_right(pets: ImageTask) -> None:
     rows = pets.rows(fixed([[2.0, 1.0], [2.0, 1.0], [-1.0, 3.0]]), {"labels": torch.tensor([0, 1, 1])})
     assert rows["correct"].tolist() == [True, False, True]
     assert rows["correct"].dtype == bool
+    assert (rows["label"].tolist(), rows["predicted"].tolist()) == ([0, 1, 1], [0, 0, 1])
 
 
 def test_outputs_that_are_not_finite_are_an_error_and_no_score(pets: ImageTask) -> None:

@@ -10,6 +10,7 @@ from fusionbench.errors import ConfigError, MissingData, MissingPart, NotFinite
 from fusionbench.families import family_named, load_module
 from fusionbench.methods._fisher import Terms
 from fusionbench.mixing.ensemble import Ensemble
+from fusionbench.mixing.members import Member
 from fusionbench.tasks import build_task, evaluate
 from fusionbench.tasks.prompts import Prompt
 from fusionbench.tasks.seq2seq import TextToTextTask, number_in
@@ -183,15 +184,14 @@ def test_broken_weights_are_refused(sentiment, module):
 
 def test_an_ensemble_agrees_on_each_word(sentiment, base, tmp_path):
     make_t5(tmp_path / "other", seed=5)
-    members = {"one": base, "two": open_source(tmp_path / "other")}
-    modules = [load_module(sentiment.family, source) for source in members.values()]
+    sources = {"one": base, "two": open_source(tmp_path / "other")}
+    members = [Member(name, source, sentiment.family, base, None, alike=True) for name, source in sources.items()]
+    modules = [load_module(sentiment.family, source) for source in sources.values()]
     (batch,) = sentiment.batches("test", size=7)
     for resident in (True, False):
         ensemble = Ensemble(
             members,
-            sentiment.family,
-            base,
-            lambda outputs: torch.stack(list(outputs)).mean(0),
+            lambda _, outputs: torch.stack(list(outputs.values())).mean(0),
             about={},
             resident=resident,
         )

@@ -94,8 +94,8 @@ def test_an_unknown_metric_kind_and_family_are_refused(pictures: Path, base: Sou
         build_task("pets", TaskSpec(dataset=place, family="gpt2"), Clip(), base)
 
 
-def test_options_are_refused_by_a_kind_that_takes_none(pictures: Path, base: Source) -> None:
-    with pytest.raises(ConfigError, match="takes no options: threshold"):
+def test_options_that_a_kind_does_not_have_are_refused(pictures: Path, base: Source) -> None:
+    with pytest.raises(ConfigError, match="options of the task pets is wrong:\n  threshold is not a key"):
         build_task("pets", TaskSpec(dataset=str(pictures), options={"threshold": 1}), Clip(), base)
 
 

@@ -32,9 +32,17 @@ def test_the_floor_is_what_is_left_at_the_end():
     assert Steps(10, "cosine", floor=0.05).factor(10) == pytest.approx(0.05)
 
 
+def test_the_step_schedule_falls_by_its_factor_every_so_many_steps_after_the_warm_up():
+    assert factors(Steps(7, "step", warmup=1, decay=(2, 0.5))) == [1.0, 1.0, 1.0, 0.5, 0.5, 0.25, 0.25]
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
+        ({"schedule": "step"}, "needs decay"),
+        ({"decay": (2, 0.5)}, "no other schedule"),
+        ({"schedule": "step", "decay": (0, 0.5)}, r"\(0, 0\.5\) was given"),
+        ({"schedule": "step", "decay": (2, 1.5)}, "at most 1"),
         ({"schedule": "cosin"}, "'cosin'.*cosine"),
         ({"count": -1}, "count.*-1"),
         ({"accumulate": 0}, "accumulate"),

@@ -11,9 +11,10 @@ from fusing import fuse, plan_for
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import prediction, tiles
 from fusionbench.registry import methods
-from fusionbench.weights import engine
-from fusionbench.weights.engine import in_order, run_plan, total_entries
+from fusionbench.weights import arrays, engine
+from fusionbench.weights.engine import run_plan
 from fusionbench.weights.headers import WORDS
+from fusionbench.weights.jobs import in_order, total_entries
 from fusionbench.weights.tensors import MemorySink
 from fusionbench.weights.writer import CheckpointWriter
 
@@ -132,9 +133,10 @@ def test_double_precision_is_kept_where_the_base_has_it():
     assert fuse("task_arithmetic", base, experts, {"scale": 1.0})["w"].item() == 1 + 2.0**-40
 
 
-def minimum(plan) -> int:
+def minimum(plan, method: str = "ties") -> int:
+    values = {p.name: p.default for p in methods[method].parameters}
     with pytest.raises(ConfigError) as error:
-        run_plan(plan, methods["ties"], MemorySink([]), values=DEFAULTS, memory=1)
+        run_plan(plan, methods[method], MemorySink([]), values=values, memory=1)
     assert "runtime.memory=1 bytes is too small" in str(error.value)
     return int(str(error.value).split()[-1].rstrip(".").replace(",", ""))
 
@@ -153,11 +155,34 @@ def test_a_memory_budget_that_is_too_small_is_refused_with_the_least_that_would_
     assert bits(sink.weights) == bits(fuse("ties", base, experts))
 
 
+def test_what_first_passes_hold_is_in_the_budget():
+    base, experts = models()
+    one = minimum(plan_for("task_arithmetic", base, experts), "task_arithmetic")
+    # Four histograms of 2^16 whole numbers an expert.
+    assert minimum(plan_for("ties", base, experts)) == one + 4 * len(experts) * 8 * 2**16
+
+
+def test_a_budget_without_room_for_a_sample_costs_passes_and_changes_no_bit(monkeypatch, small_tiles):
+    base = {"w": torch.zeros(3000)}
+    experts = {"x": {"w": torch.linspace(-1, 2, 3000)}}
+    small_tiles(64, 256)
+    monkeypatch.setattr(prediction, "LEAST", 1)
+    monkeypatch.setattr(prediction, "SPAN", 1 << 23)
+    plan = plan_for("ties", base, experts)
+    room = 2 * prediction.SAMPLE * 4
+    found = {}
+    for memory in (minimum(plan) + room - 1, minimum(plan) + room):
+        sink = MemorySink([step.output for step in plan])
+        found[run_plan(plan, methods["ties"], sink, values=DEFAULTS, threads=1, memory=memory)] = sink
+    assert [*found] == [3, 2]
+    assert bits(found[2].weights) == bits(found[3].weights)
+
+
 def test_a_memory_budget_bounds_the_threads(monkeypatch, small_tiles):
     small_tiles(8, 8)
     base = {f"t{i}": torch.zeros(64) for i in range(40)}
     plan = plan_for("task_arithmetic", base, {"x": base})
-    least = minimum(plan_for("ties", base, {"x": base}))
+    least = minimum(plan, "task_arithmetic")
     seen: set[int] = set()
     real = engine._run
 
@@ -233,7 +258,7 @@ def test_a_guess_of_the_cut_saves_passes_and_changes_no_bit(dtype, small_tiles, 
     experts = {"x": experts[0], "y": experts[1]}
     small_tiles(64, 256)
     expected = bits(fuse("ties", base, experts, {"density": 0.3}))
-    monkeypatch.setattr(engine, "SHARE", 2)
+    monkeypatch.setattr(arrays, "SHARE", 2)
     for name, value in {"LEAST": 1, "SPAN": 1 << 23}.items():
         monkeypatch.setattr(prediction, name, value)
     plan = plan_for("ties", base, experts, {"density": 0.3})

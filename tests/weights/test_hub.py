@@ -85,6 +85,25 @@ def test_what_is_neither_path_nor_hub_id_is_refused(reference, cache):
         resolve(reference)
 
 
+@pytest.mark.parametrize("safe", [True, False])
+def test_pickled_files_are_fetched_only_where_there_are_no_safetensors(safe, tmp_path, monkeypatch):
+    held = ["config.json", "pytorch_model-1.bin", "README.md", "optimizer.pt", *(["model.safetensors"] if safe else [])]
+    asked = []
+
+    def fetch(repository, revision, allow_patterns):
+        asked.append((repository, revision))
+        for name in held:
+            if any(Path(name).match(pattern) for pattern in allow_patterns):
+                (tmp_path / name).write_bytes(b"")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert resolve("org/some@v2") == tmp_path
+    wanted = {"config.json", "model.safetensors"} if safe else {"config.json", "pytorch_model-1.bin"}
+    assert {path.name for path in tmp_path.iterdir()} == wanted
+    assert asked == [("org/some", "v2")] * (1 if safe else 2)
+
+
 def response(status: int):
     return http.Response(status, request=http.Request("GET", "https://hub.invalid/api"))
 

@@ -36,6 +36,13 @@ def test_models_that_fit_have_no_misfits_and_those_that_do_not_have_all():
     assert any("odd: has no b" in line for line in misfits)
 
 
+def test_what_else_is_to_be_known_is_said_of_models_that_do_not_fit_too():
+    narrow = {name: t.bfloat16() if t.is_floating_point() else t for name, t in EXPERT.items() if name != "b"}
+    found = inspect([TensorSource("base", BASE), TensorSource("narrow", narrow)])
+    assert any("narrow: has no b" in line for line in found.misfits)
+    assert found.notes == ("narrow: 1 tensor is BF16, in the base of another kind; they are widened",)
+
+
 def test_the_length_of_a_delta_is_its_euclidean_norm():
     found = distances(TensorSource("base", BASE), TensorSource("expert", EXPERT))
     assert found == {"delta": 2.0, "base": 13.0, "ratio": 2 / 13}

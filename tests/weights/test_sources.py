@@ -40,6 +40,23 @@ def test_every_layout_gives_the_same_model(tmp_path):
         assert content(open_source(reference)) == {"a": [1.0, 2.0], "b": [3]}, layout
 
 
+def test_a_single_file_beside_an_index_of_others_is_the_model_as_it_is_for_transformers(tmp_path):
+    folder = save_model(tmp_path / "both", WEIGHTS, shards=2)
+    save_file({"a": torch.tensor([7.0])}, folder / "model.safetensors")
+    assert content(open_source(folder)) == {"a": [7.0]}
+    assert content(open_source(folder / "model.safetensors.index.json")) == {"a": [1.0, 2.0], "b": [3]}
+
+
+def test_a_single_file_that_its_index_names_is_read_by_the_index(tmp_path):
+    folder = save_model(tmp_path / "one", WEIGHTS)
+    index = folder / "model.safetensors.index.json"
+    index.write_text('{"weight_map": {"a": "model.safetensors", "c": "model.safetensors"}}')
+    with pytest.raises(CheckpointError, match=r"does not tell the truth about: b .*; c "):
+        open_source(folder)
+    index.write_text("no index at all")
+    assert content(open_source(folder)) == {"a": [1.0, 2.0], "b": [3]}
+
+
 def test_a_source_is_called_by_the_reference_that_the_user_gave(tmp_path, monkeypatch):
     save_model(tmp_path / "mine", WEIGHTS)
     monkeypatch.chdir(tmp_path)

@@ -31,7 +31,9 @@ def main() -> None:
         complain(str(error))
         sys.exit(EXIT_INTERRUPTED)
     except FusionBenchError as error:
-        complain(str(error))
+        from fusionbench.cli.pages import where_to_read
+
+        complain("\n".join([str(error), *([where_to_read(error.about)] if error.about else [])]))
         sys.exit(EXIT_MISTAKE)
     except Exception as error:
         show = getattr(error, "show", None)

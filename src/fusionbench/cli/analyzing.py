@@ -9,6 +9,8 @@ import typer
 from fusionbench.cli.console import progress, say, say_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fusionbench.config import Recipe
     from fusionbench.merge import Progress
     from fusionbench.report.analysis import Square
@@ -26,6 +28,14 @@ class Analysis(StrEnum):
     transfer = "transfer"
     connectivity = "connectivity"
     landscape = "landscape"
+    coefficients = "coefficients"
+    routing = "routing"
+
+
+OF_A_RUN = (Analysis.coefficients, Analysis.routing)
+SCORED = (Analysis.transfer, Analysis.connectivity, Analysis.landscape)
+DETAILS = ("cosine-", "routing-", "coefficients-")
+"""What the names of matrices begin with that are written and not printed."""
 
 
 def add_to(application: typer.Typer) -> None:
@@ -41,41 +51,79 @@ def analyze(
         Analysis,
         typer.Argument(
             help="cosine, norms, signs, overlap: of the experts' deltas, from files alone. transfer: every model on "
-            "every task. connectivity, landscape: scores between two experts."
+            "every task. connectivity, landscape: scores between two experts. coefficients, routing: what a finished "
+            "run learned."
         ),
     ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="suite=NAME, or base=REF experts.NAME=REF for what needs no tasks.")
+        list[str] | None,
+        typer.Argument(
+            help="suite=NAME, or base=REF experts.NAME=REF for what needs no tasks; for coefficients and routing the "
+            "folder of a run."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of tables, figures and runs.")] = Path("runs/analysis"),
     rank: Annotated[int, typer.Option(help="overlap: directions of each expert.")] = 8,
     between: Annotated[str, typer.Option(help="connectivity, landscape: two experts, with a comma.")] = "",
     points: Annotated[int, typer.Option(help="connectivity: points of the line.")] = 11,
+    examples: Annotated[int, typer.Option(help="routing: inputs of each task.", min=1)] = 256,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Write the figures as a page of Plotly's, too (5 MB).")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Analyse the models of a suite or a recipe; write each matrix as CSV, PNG and PDF."""
+    """Analyse the models of a suite or a recipe, or a run; write each matrix as CSV, PNG and PDF."""
     from fusionbench.compat import load_recipe
-    from fusionbench.records import write_whole
-    from fusionbench.report.heatmap import heatmap
-    from fusionbench.report.plots import save
 
-    recipe, _ = load_recipe(None, [*(overrides or []), "method=pretrained"])
     with progress() as advance:
-        if what in (Analysis.transfer, Analysis.connectivity, Analysis.landscape):
-            found = {what.value: _probe(what, recipe, out, between, points, advance)}
+        if what in OF_A_RUN:
+            found = _learned(what, overrides or [], examples, advance)
         else:
-            found = _measure(what, recipe, rank, advance)
+            recipe, _ = load_recipe(None, [*(overrides or []), "method=pretrained"])
+            if what in SCORED:
+                found = {what.value: _probe(what, recipe, out, between, points, advance)}
+            else:
+                found = _measure(what, recipe, rank, advance)
+    _write(found, out, f"FusionBench: {what.value}" if interactive else "")
     if as_json:
         say_json({name: _plain(square) for name, square in found.items()})
+        return
     for name, square in found.items():
-        chart = heatmap(name, square)
+        if not name.startswith(DETAILS):
+            _print(square)
+    say(f"Wrote {', '.join(found)} into {out}, each as .csv, .png and .pdf.")
+
+
+def _write(found: "Mapping[str, Square]", out: Path, interactive: str) -> None:
+    """Write each matrix as CSV, PNG and PDF, and all on a page of that title where there is one."""
+    from fusionbench.records import write_whole
+    from fusionbench.report.heatmap import heatmap
+    from fusionbench.report.interactive import interactive_page
+    from fusionbench.report.plots import save
+
+    charts = [heatmap(name, square) for name, square in found.items()]
+    for chart, (name, square) in zip(charts, found.items(), strict=True):
         write_whole(out / f"{name}.csv", square.to_csv())
         save(chart, out)
         save(chart, out, "pdf")
-        if not as_json and not name.startswith("cosine-"):
-            _print(square)
-    if not as_json:
-        say(f"Wrote {', '.join(found)} into {out}, each as .csv, .png and .pdf.")
+    if interactive:
+        write_whole(out / "interactive.html", interactive_page(interactive, charts))
+
+
+def _learned(what: Analysis, folders: list[str], examples: int, advance: "Progress") -> dict[str, "Square"]:
+    """Return the matrices of what a finished run learned."""
+    from fusionbench.errors import ConfigError
+    from fusionbench.report.analysis.coefficients import coefficients
+
+    if len(folders) != 1 or "=" in folders[0]:
+        raise ConfigError(
+            f"{what.value} is of one finished run: fusionbench analyze {what.value} runs/mini-clip/wemoe-1a2b3c4d."
+        )
+    if what is Analysis.coefficients:
+        return coefficients(Path(folders[0]))
+    from fusionbench.report.analysis.routing import routing
+
+    return routing(Path(folders[0]), examples=examples, progress=advance)
 
 
 def _measure(what: Analysis, recipe: "Recipe", rank: int, advance: "Progress") -> dict[str, "Square"]:

@@ -7,6 +7,7 @@ import typer
 from fusionbench.cli import (
     analyzing,
     converting,
+    fetching,
     listing,
     merging,
     reporting,
@@ -24,7 +25,19 @@ application = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (running, searching, merging, trusting, converting, tuning, reporting, reproducing, analyzing, listing):
+for group in (
+    running,
+    searching,
+    merging,
+    trusting,
+    converting,
+    fetching,
+    tuning,
+    reporting,
+    reproducing,
+    analyzing,
+    listing,
+):
     group.add_to(application)
 
 

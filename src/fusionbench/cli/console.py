@@ -23,6 +23,11 @@ def say_json(content: Any) -> None:
     sys.stdout.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
+def counted(number: int, word: str) -> str:
+    """Return a number and what it counts: "1 expert", "2 experts", "2 passes"."""
+    return f"{number:,} {word if number == 1 else word + ('es' if word.endswith('s') else 's')}"
+
+
 def note(text: str) -> None:
     """Print a remark to standard error, so that it never mixes with results."""
     sys.stderr.write(f"note: {text}\n")

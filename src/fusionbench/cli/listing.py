@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from fusionbench.cli.console import say, say_json
+from fusionbench.cli.pages import essence, page_of
 from fusionbench.registry import Entry, Registry, experiments, families, methods, suites, tasks
 
 KINDS: dict[str, Registry] = {
@@ -15,6 +16,9 @@ KINDS: dict[str, Registry] = {
     "tasks": tasks,
     "experiments": experiments,
 }
+
+
+EXPERIMENT = "experiment"
 
 
 class Kind(StrEnum):
@@ -42,7 +46,9 @@ def list_registered(kind: Annotated[Kind, typer.Argument(help="What to list.")],
     registry = KINDS[kind.value]
     entries = [registry[name] for name in registry]
     if as_json:
-        say_json([{"name": e.name, "summary": e.summary, "kind": e.kind, "paper": e.paper} for e in entries])
+        say_json(
+            [{"name": e.name, "summary": e.summary, "kind": e.kind, "paper": e.paper, **_file_of(e)} for e in entries]
+        )
         return
     if not entries:
         say(f"There are no {kind.value} yet.")
@@ -61,7 +67,7 @@ def show(
     """Show what one registered thing does, needs and takes."""
     entry = find(name)
     if as_json:
-        say_json(described(entry))
+        say_json({**described(entry), **_file_of(entry)})
         return
     say(f"{entry.name}: {entry.summary}")
     facts = {
@@ -74,6 +80,9 @@ def show(
         "laws": ", ".join(entry.laws),
     }
     say("\n".join(f"  {key:9}{value}" for key, value in facts.items() if value))
+    page = page_of(entry.name) if entry.category else None
+    if page:
+        say("\n".join(["", *(f"{part}\n" for part in essence(page))]))
     if entry.parameters:
         from rich.table import Table
 
@@ -85,6 +94,21 @@ def show(
             each = ", one an expert" if p.per_expert else ""
             table.add_row(p.name, "required" if p.required else str(p.default), values + each, p.doc)
         say(table)
+    if page:
+        say(f"\nThe whole page: {page}")
+    if entry.kind == EXPERIMENT:
+        from fusionbench.cli.reproducing import show_experiment
+
+        show_experiment(entry.name)
+
+
+def _file_of(entry: Entry) -> dict[str, Any]:
+    """Return what an experiment's file holds: suites, rows with every parameter, what varies, published files."""
+    if entry.kind != EXPERIMENT:
+        return {}
+    from fusionbench.experiments.model import load_experiment
+
+    return {"experiment": load_experiment(entry.name).model_dump(mode="json")}
 
 
 def find(name: str) -> Entry:

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusionbench.cli.console import note, progress, say, say_json
+from fusionbench.cli.console import counted, note, progress, say, say_json
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fusionbench.config import Recipe
+    from fusionbench.weights.inspection import Inspection
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as method=ties method.density=0.2")]
 
@@ -69,8 +72,9 @@ def merge(
         note(line)
     seconds = perf_counter() - started
     say(
-        f"Merged {len(loaded.experts)} experts by {loaded.method.name} into {merged.folder}: {merged.parameters:,} "
-        f"parameters, {merged.bytes / 1e6:,.1f} MB, in {seconds:.1f} s ({merged.passes} passes over the inputs)."
+        f"Merged {counted(len(loaded.experts), 'expert')} by {loaded.method.name} into {merged.folder}: "
+        f"{counted(merged.parameters, 'parameter')}, {merged.bytes / 1e6:,.1f} MB, in {seconds:.1f} s "
+        f"({counted(merged.passes, 'pass')} over the inputs)."
     )
 
 
@@ -107,8 +111,8 @@ def plan(
         return
     for name, each in found.items():
         say(
-            f"{name}: {each.parameters:,} parameters in {each.tensors:,} tensors\n"
-            f"  reads    {each.read / 1e6:,.0f} MB, {each.passes} times\n"
+            f"{name}: {counted(each.parameters, 'parameter')} in {counted(each.tensors, 'tensor')}\n"
+            f"  reads    {each.read / 1e6:,.0f} MB, {counted(each.passes, 'time')}\n"
             f"  writes   {each.written / 1e6:,.0f} MB; {each.free / 1e6:,.0f} MB are free\n"
             f"  takes    about {each.seconds:,.1f} s with the inputs in memory; add what reading them from disk takes\n"
             f"  memory   about {each.memory / 1e6:,.0f} MB beside mapped files\n"
@@ -128,7 +132,7 @@ def inspect(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what models are, whether they fit together, and what a merge would cost; from headers alone."""
+    """Say what models are, whether they fit together, and what a merge would cost; exit code 2 where they do not."""
     from dataclasses import asdict
 
     from fusionbench.merge import tower_of
@@ -139,10 +143,18 @@ def inspect(
     sources = [open_source(model) for model in models]
     tower = tower_of(sources[0])
     found = look(sources, tower=tower)
-    far = {source.label: distances(sources[0], source, tower=tower) for source in sources[1:]} if norms else {}
+    measured = sources[1:] if norms and not found.misfits else []
+    far = {source.label: distances(sources[0], source, tower=tower) for source in measured}
     if as_json:
         say_json({**asdict(found), "distances": far})
-        return
+    else:
+        _say_inspection(found, far)
+    if found.misfits:
+        raise typer.Exit(2)
+
+
+def _say_inspection(found: "Inspection", far: "Mapping[str, Mapping[str, float]]") -> None:
+    """Print the facts of each model, what does not fit, notes, and the cost of a merge."""
     from rich.table import Table
 
     columns = (
@@ -165,7 +177,7 @@ def inspect(
     say(table)
     for line in (*found.misfits, *(f"note: {text}" for text in found.notes)):
         say(line)
-    if len(sources) > 1 and not found.misfits:
+    if len(found.facts) > 1 and not found.misfits:
         say(
             f"They fit. A merge would read {found.cost['read'] / 1e6:,.0f} MB and write "
             f"{found.cost['written'] / 1e6:,.0f} MB: about {found.cost['seconds']:.1f} s a pass, "

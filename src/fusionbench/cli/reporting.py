@@ -16,7 +16,10 @@ def add_to(application: typer.Typer) -> None:
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Run folders, or folders that hold them.")],
     formats: Annotated[
-        str, typer.Option("--format", help="Any of md, csv, latex, html, png, pdf, json-long, parquet, with commas.")
+        str,
+        typer.Option(
+            "--format", help="Any of md, csv, latex, html, interactive, png, pdf, json-long, parquet, with commas."
+        ),
     ] = "md,csv,png,html",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the files; by default report/ in the first folder.")
@@ -26,7 +29,8 @@ def report(
     ] = False,
     stderr: Annotated[bool, typer.Option("--stderr", help="Standard errors beside the values.")] = False,
     leaderboard: Annotated[
-        bool, typer.Option("--leaderboard", help="Rank methods by suite, over seeds; writes leaderboard.md and .csv.")
+        bool,
+        typer.Option("--leaderboard", help="Rank methods by suite, over seeds; writes leaderboard.md, .csv and .html."),
     ] = False,
 ) -> None:
     """Write finished runs as tables, figures and one self-contained page."""
@@ -50,11 +54,13 @@ def _rank(folders: list[Path], out: Path) -> None:
     """Print the standings of each suite and write them."""
     from fusionbench.errors import MissingData
     from fusionbench.records import find_runs, write_whole
+    from fusionbench.report.board_page import as_html
     from fusionbench.report.leaderboard import as_csv, as_markdown, leaderboards
 
     boards = leaderboards(find_runs(folders))
     if not boards:
         raise MissingData(f"No finished run with an average was found in {', '.join(map(str, folders))}.")
     say(as_markdown(boards))
-    for name, content in (("leaderboard.md", as_markdown(boards)), ("leaderboard.csv", as_csv(boards))):
-        say(f"Wrote {write_whole(out / name, content)}")
+    texts = {"md": as_markdown(boards), "csv": as_csv(boards), "html": as_html(boards, out)}
+    for ending, content in texts.items():
+        say(f"Wrote {write_whole(out / f'leaderboard.{ending}', content)}")

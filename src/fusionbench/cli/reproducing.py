@@ -1,11 +1,15 @@
 """`reproduce`: a table or figure of the papers, on their own suite or on its offline stand-in."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from fusionbench.cli.console import complain, note, progress, say, say_json
+
+if TYPE_CHECKING:
+    from fusionbench.experiments.reproduce import Answer
 
 
 def add_to(application: typer.Typer) -> None:
@@ -22,38 +26,120 @@ def reproduce(
     ] = "paper",
     out: Annotated[Path | None, typer.Option(help="Folder of the runs; by default runs/<name>.")] = None,
     profile: Annotated[str | None, typer.Option(help="A shorter schedule that the experiment names.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the recipes and of the stand-in's build.")] = 0,
+    size: Annotated[str | None, typer.Option(help="Of the stand-in: tiny, small or large.")] = None,
+    seeds: Annotated[
+        str, typer.Option(help="Of the recipes and the stand-in's builds; several, with commas, give means.")
+    ] = "0",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the recipes, run nothing.")] = False,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", help="Write the figures as a page of Plotly's, too (5 MB).")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the values as JSON.")] = False,
 ) -> None:
     """Run an experiment of the papers and set its values beside the printed ones."""
-    from dataclasses import asdict
-
     from fusionbench.errors import ConfigError
-    from fusionbench.experiments.model import load_experiment, points
-    from fusionbench.experiments.rendering import as_csv, as_html, as_latex, as_markdown
+    from fusionbench.experiments.model import load_experiment, points, with_size
+    from fusionbench.experiments.rendering import as_markdown
+    from fusionbench.experiments.reproduce import of_matrix
     from fusionbench.experiments.reproduce import reproduce as carry_out
-    from fusionbench.records import write_whole
 
     if suite not in ("paper", "mini"):
         raise ConfigError(f"--suite {suite}: choose paper or mini.")
     which: Literal["paper", "mini"] = "mini" if suite == "mini" else "paper"
-    experiment = load_experiment(name)
+    experiment, numbers = load_experiment(name), _numbers(seeds)
+    if size is not None:
+        if which == "paper":
+            raise ConfigError(f"--size {size}: the papers' suite has one size; add --suite mini.")
+        experiment = with_size(experiment, size)
     if dry_run:
-        for point in points(experiment, stand_in=which == "mini", profile=profile, seed=seed):
-            say(f"# {point.row.label}\n{point.load().to_yaml()}---")
+        for seed in numbers:
+            if experiment.kind in ("transfer", "cosine"):
+                asked = of_matrix(experiment, stand_in=which == "mini", seed=seed)
+                say(f"# each model of the suite\n{asked.to_yaml()}---")
+            for point in points(experiment, stand_in=which == "mini", profile=profile, seed=seed):
+                say(f"# {point.row.label}\n{point.load().to_yaml()}---")
         return
     place = out or Path("runs") / f"{experiment.name}-{which}"
     with progress() as advance:
-        answer = carry_out(experiment, place, which=which, profile=profile, seed=seed, progress=advance)
+        answer = carry_out(experiment, place, which=which, profile=profile, seeds=numbers, progress=advance)
     for reason in answer.failed.values():
         complain(reason)
-    written = [
-        write_whole(place / f"answer.{ending}", write(answer))
-        for ending, write in (("md", as_markdown), ("csv", as_csv), ("tex", as_latex), ("html", as_html))
-    ]
+    written = _write(answer, place, interactive=interactive)
     if as_json:
-        say_json({"lines": [asdict(line) for line in answer.lines], "failed": dict(answer.failed)})
+        say_json(_plain(answer))
         return
     say(as_markdown(answer))
     note(f"Wrote {', '.join(path.name for path in written)} into {place}.")
+
+
+def _write(answer: "Answer", place: Path, *, interactive: bool) -> list[Path]:
+    """Write the answer in every form, and its figures; return the files."""
+    from fusionbench.experiments.figures import figures_of
+    from fusionbench.experiments.page import as_html
+    from fusionbench.experiments.rendering import as_csv, as_latex, as_markdown
+    from fusionbench.records import write_whole
+    from fusionbench.report.interactive import interactive_page
+    from fusionbench.report.plots import save
+
+    charts = figures_of(answer)
+    texts = {"md": as_markdown(answer), "csv": as_csv(answer), "tex": as_latex(answer), "html": as_html(answer, charts)}
+    written = [write_whole(place / f"answer.{ending}", text) for ending, text in texts.items()]
+    written += [save(chart, place, kind) for chart in charts for kind in ("png", "pdf")]
+    if interactive:
+        written.append(write_whole(place / "interactive.html", interactive_page(answer.experiment.name, charts)))
+    return written
+
+
+def _plain(answer: "Answer") -> dict[str, object]:
+    """Return the answer's values as plain data."""
+    from dataclasses import asdict
+
+    return {
+        "lines": [asdict(line) for line in answer.lines],
+        "failed": dict(answer.failed),
+        "rankings": [asdict(order) for order in answer.rankings],
+        "claims": [{**asdict(claim), "holds": claim.holds} for claim in answer.claims],
+    }
+
+
+def _numbers(seeds: str) -> tuple[int, ...]:
+    """Return the seeds of an option such as "0,1,2"."""
+    from fusionbench.errors import ConfigError
+
+    try:
+        return tuple(int(word) for word in seeds.split(","))
+    except ValueError:
+        raise ConfigError(f"--seeds {seeds}: write whole numbers with commas, such as 0,1,2.") from None
+
+
+def show_experiment(name: str) -> None:
+    """Print what an experiment runs: its suites, the published files, what varies, and each row's method."""
+    from rich.table import Table
+
+    from fusionbench.experiments.model import load_experiment
+
+    found = load_experiment(name)
+    facts = {
+        "answers": ", ".join([*found.published, *found.figures]),
+        "suite": _words(found.suite),
+        "stand-in": _words(found.stand_in),
+        "profiles": ", ".join(found.shorter),
+        "varies": "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in found.vary.items()),
+    }
+    say("\n".join(f"  {key:9}{value}" for key, value in facts.items() if value))
+    if found.rows:
+        table = Table("row", "method", "parameters", box=None, pad_edge=False, header_style="bold")
+        for row in found.rows:
+            parameters = {key: value for key, value in row.method.items() if key != "name"}
+            chosen = {key: f"one of {', '.join(map(str, grid))} on validation data" for key, grid in row.select.items()}
+            table.add_row(row.label, str(row.method["name"]), _words({**parameters, **row.settings, **chosen}))
+        say(table)
+
+
+def _words(values: Mapping[str, object]) -> str:
+    return ", ".join(
+        _words({f"{key}.{inner}": held for inner, held in value.items()})
+        if isinstance(value, Mapping)
+        else f"{key}={value}"
+        for key, value in values.items()
+    )

@@ -1,11 +1,15 @@
 """`finetune`: experts of a suite, or one model on all its tasks."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fusionbench.cli.console import progress, say
+
+if TYPE_CHECKING:
+    from fusionbench.suites.registration import Progress
+    from fusionbench.suites.request import FinetuneRequest
 
 
 def add_to(application: typer.Typer) -> None:
@@ -21,7 +25,7 @@ def finetune(
     out: Annotated[Path, typer.Option(help="Takes a folder for each model.")] = Path("experts"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the settings, train nothing.")] = False,
 ) -> None:
-    """Fine-tune a suite's base: one expert a task, or with mtl=true one model on all of them."""
+    """Fine-tune a suite's base, or with init=RUN a fused model: one expert a task, or with mtl=true one on all."""
     from fusionbench.suites.request import FinetuneRequest
 
     request = FinetuneRequest.load(overrides or [])
@@ -30,21 +34,8 @@ def finetune(
 
         say(yaml.safe_dump({**request.model_dump(mode="json"), "recipe": request.settings().model_dump(mode="json")}))
         return
-    from fusionbench.suites.load import load_suite
-    from fusionbench.suites.tuning import finetune_suite
-
     with progress() as advance:
-        suite = load_suite(request.suite, progress=advance).suite
-        records = finetune_suite(
-            suite,
-            out,
-            request.settings(),
-            tasks=request.tasks,
-            mtl=request.mtl,
-            tuning=request.tuning,
-            checkpoint_every=request.checkpoint_every,
-            progress=advance,
-        )
+        records = _train(request, out, advance)
     for name, record in records.items():
         scores = ", ".join(
             f"{task} {metric} {value:.4f}"
@@ -52,3 +43,27 @@ def finetune(
             for metric, value in by["test"].items()
         )
         say(f"{out / name}: {scores}")
+
+
+def _train(request: "FinetuneRequest", out: Path, advance: "Progress") -> dict[str, dict[str, Any]]:
+    """Return the record of each model that was trained, by the name of its folder."""
+    from fusionbench.suites.load import load_suite
+    from fusionbench.suites.tuning import finetune_suite
+
+    suite = load_suite(request.suite, progress=advance).suite
+    settings: dict[str, Any] = {
+        "tasks": request.tasks,
+        "mtl": request.mtl,
+        "tuning": request.tuning,
+        "checkpoint_every": request.checkpoint_every,
+        "progress": advance,
+        "teacher": request.teacher,
+        "trackers": request.trackers,
+    }
+    if request.init is None:
+        return finetune_suite(suite, out, request.settings(), **settings)
+    from fusionbench.run.federated import Rounds
+    from fusionbench.run.further import train_further
+
+    rounds = None if request.rounds is None else Rounds(request.rounds, request.averaged)
+    return train_further(request.init, suite, out, request.settings(), rounds=rounds, **settings)

@@ -7,11 +7,11 @@ from fusionbench.config.recipe import (
     ExpertConfig,
     OutputConfig,
     Recipe,
-    RuntimeConfig,
     SuiteConfig,
     TasksConfig,
     identity,
 )
+from fusionbench.config.runtime import RuntimeConfig
 from fusionbench.config.schema import recipe_schema
 from fusionbench.config.slices import SliceConfig, SliceSource
 

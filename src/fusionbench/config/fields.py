@@ -30,7 +30,14 @@ class Config(BaseModel):
             return cls.model_validate(document)
         except ValidationError as error:
             problems = "\n".join(f"  {line}" for line in worded(cls, error, document))
-            raise ConfigError(f"{where} is wrong:\n{problems}") from None
+            raise ConfigError(f"{where} is wrong:\n{problems}", about=_method_of(error)) from None
+
+
+def _method_of(error: ValidationError) -> str | None:
+    """Return the method that the first problem with a method is about; None where there is none."""
+    raised = [problem["ctx"]["error"] for problem in error.errors() if problem["type"] == "value_error"]
+    causes = (each.__cause__ for each in raised)
+    return next((cause.about for cause in causes if isinstance(cause, ConfigError) and cause.about), None)
 
 
 def _read_whole(value: Any) -> int:

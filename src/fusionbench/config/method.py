@@ -36,7 +36,8 @@ class MethodConfig(Config):
         try:
             return complete(value)
         except ConfigError as error:
-            raise ValueError(str(error)) from None
+            # The cause tells `Config.read` which method it is about.
+            raise ValueError(str(error)) from error
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
@@ -76,7 +77,7 @@ def complete(value: Any, path: str = "method") -> dict[str, Any]:
         except ConfigError as error:
             problems.append(str(error))
     if problems:
-        raise ConfigError("\n".join(problems))
+        raise ConfigError("\n".join(problems), about=entry.name)
     return {"name": entry.name, "compat": compat, "params": params}
 
 

@@ -2,20 +2,19 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fusionbench.config.corruptions import parse_corruption
 from fusionbench.config.document import read_document
-from fusionbench.config.fields import WHOLE, Bytes, Config, Count, Device, Names, Seed, Text
-from fusionbench.config.launcher import LauncherConfig
+from fusionbench.config.fields import WHOLE, Bytes, Config, Count, Names, Seed, Text
 from fusionbench.config.method import MethodConfig, method_defaults, over_suite_defaults
+from fusionbench.config.runtime import RuntimeConfig
 from fusionbench.config.slices import SliceConfig, misfits
 from fusionbench.config.vocabulary import VocabularyConfig
 from fusionbench.errors import ConfigError
@@ -56,10 +55,6 @@ def _corruption(name: str | None) -> str | None:
     except ConfigError as error:
         raise ValueError(str(error)) from None
     return name
-
-
-def _launcher(value: Any) -> Any:
-    return {"name": value} if isinstance(value, str) else value
 
 
 class SuiteConfig(Config):
@@ -128,22 +123,6 @@ class OutputConfig(Config):
     )
     shard_bytes: Bytes = Field(default=5_000_000_000, description="largest file of weights; a number, 5GB or 500MB")
     folder: Text | None = Field(default=None, description="the run's own folder; null: runs/<suite>/<method>-<8 hex>")
-
-
-class RuntimeConfig(Config):
-    """How the work is done. Never in the identity: it changes no number."""
-
-    device: Device = "auto"
-    threads: Count = Field(default_factory=lambda: _cpus(), description="of the processor")
-    memory: Bytes | None = Field(default=None, description="most that may be used; a number of bytes, 2GB or 500MB")
-    launcher: Annotated[LauncherConfig | None, BeforeValidator(_launcher)] = Field(
-        default=None, description="what starts the runs of a sweep; null: this process"
-    )
-
-
-def _cpus() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Recipe(Config):

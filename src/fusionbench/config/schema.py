@@ -93,8 +93,12 @@ def _parameter(parameter: Parameter) -> JSON:
 def _schedule(one: JSON) -> JSON:
     """Return the schema of a list of values by tensor name; a list among the values is a gradient over depth."""
     value = {"anyOf": [one, {"type": "array", "minItems": 1, "items": one}]}
-    entry = {"type": "object", "required": ["value"], "properties": {"value": value, "filter": {"type": "string"}}}
+    entry = {"type": "object", "required": ["value"], "properties": {"value": value, "filter": _FILTER}}
     return {"type": "array", "minItems": 1, "items": {**entry, "additionalProperties": False}}
+
+
+_FILTER: JSON = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+"""A part of a tensor's name, or several that must all be in it."""
 
 
 def _one(parameter: Parameter) -> JSON:

@@ -19,13 +19,17 @@ BASE = "base"
 def _numbers(value: Any) -> Any:
     """Return a value with its text read as numbers wherever it is one, so that 0.5 and "0.5" are one recipe."""
     if isinstance(value, Mapping):
-        return {key: str(item) if key == "filter" else _numbers(item) for key, item in value.items()}
+        return {key: _text(item) if key == "filter" else _numbers(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_numbers(item) for item in value]
     try:
         return value if value is None or isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         return value
+
+
+def _text(value: Any) -> Any:
+    return [str(item) for item in value] if isinstance(value, list | tuple) else str(value)
 
 
 Layer = Annotated[int, Field(ge=0), WHOLE]

@@ -1,6 +1,6 @@
 """An experiment as data: which published tables it answers, with which suite, methods and settings."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,7 +20,7 @@ TOLERANCE: Mapping[str, float | None] = {"average": 0.3, "adapted": 1.0, "retrai
 Rows whose experts must be trained anew are held to their order only; rows that a paper quoted get no verdict.
 """
 FIRST = "suite.first"
-"""A varied key of its own: how many of the suite's experts are merged, in the suite's order."""
+"""A varied key of its own: how many of the experts that suite or row names are merged, in the order of that list."""
 
 
 class Printed(Config):
@@ -50,11 +50,15 @@ class Row(Config):
 
 
 class Claim(Config):
-    """Something a paper says of its table: an order of two rows' averages, or of a row and a number."""
+    """Something a paper says of its table: one number is larger than another, both by row, column and varied value."""
 
     text: Text = Field(description="in the paper's words, shortened")
-    higher: Text = Field(description="label of the row whose average is larger")
-    lower: Text = Field(description="label of the row whose average is smaller")
+    higher: Text = Field(description="label of the row whose value is larger")
+    lower: Text = Field(description="label of the row whose value is smaller")
+    column: Text = Field(default="average", description="the tables' name of the larger value's column")
+    lower_column: Text | None = Field(default=None, description="of the smaller value's; null: the same")
+    at: dict[Text, Text] = Field(default={}, description="varied values, in the tables' words; else the mean over all")
+    lower_at: dict[Text, Text] | None = Field(default=None, description="those of the smaller value; null: the same")
 
 
 class Experiment(Config):
@@ -76,12 +80,21 @@ class Experiment(Config):
     variant: dict[Text, Text] = Field(
         default={}, description="the tables' word for a varied key, such as scaling for method.scale"
     )
+    shown: Literal["average", "first"] = Field(
+        default="average", description="what its figure shows: the average, or the first merged expert's task"
+    )
     claims: tuple[Claim, ...] = ()
     notes: tuple[Text, ...] = Field(default=(), description="what a reader must know before comparing")
     tasks: dict[Text, Text] = Field(default={}, description="the tables' name of a dataset to the suite's task")
+    other_data: tuple[Text, ...] = Field(
+        default=(), description="the tables' columns that were scored on other data than the suite has: no verdict"
+    )
     shorter: dict[Text, dict[Text, Any]] = Field(
         default={},
         description="profiles with a shorter schedule, by name: parameters by method, printed above the table",
+    )
+    fewer: dict[Text, dict[Text, tuple[Any, ...]]] = Field(
+        default={}, description="values that a profile leaves of the varied keys, by its name"
     )
 
 
@@ -100,9 +113,7 @@ class Point(Config):
         return Recipe.read(document, f"The row {self.row.label}")
 
 
-def points(
-    experiment: Experiment, *, stand_in: bool, profile: str | None = None, seed: int = 0, order: Sequence[str] = ()
-) -> Iterator[Point]:
+def points(experiment: Experiment, *, stand_in: bool, profile: str | None = None, seed: int = 0) -> Iterator[Point]:
     """Yield the runs of an experiment, in the table's order.
 
     Args:
@@ -110,34 +121,54 @@ def points(
         stand_in: use the offline suite instead of the papers'.
         profile: of `shorter`; None is the papers' schedule.
         seed: of the recipes and of the stand-in's build.
-        order: the suite's experts, where their number is varied.
 
     Raises:
         ConfigError: where there is no such profile.
+    """
+    check_profile(experiment, profile)
+    changes = experiment.shorter[profile] if profile else {}
+    varied = {**experiment.vary, **(experiment.fewer.get(profile, {}) if profile else {})}
+    suite = suite_of(experiment, stand_in=stand_in, seed=seed)
+    for row in experiment.rows:
+        method = {**row.method, **changes.get(str(row.method["name"]), {}), **(row.stand_in_params if stand_in else {})}
+        of_suite = {**suite, **(row.stand_in_part if stand_in else row.part)}
+        whole: dict[str, Any] = {**row.settings, "suite": of_suite, "method": method, "seed": seed}
+        for values in product(*varied.values()):
+            chosen = dict(zip(varied, values, strict=True))
+            yield Point(row=row, values=chosen, recipe=_varied(whole, chosen))
+
+
+def _varied(document: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a recipe's document with the values of the varied keys."""
+    experts = list(document["suite"].get("experts", ()))
+    for key, value in chosen.items():
+        if key == FIRST:
+            document = _with(document, ["suite", "experts"], experts[: int(value)])
+        else:
+            document = _with(document, key.split("."), value)
+    return document
+
+
+def check_profile(experiment: Experiment, profile: str | None) -> None:
+    """Refuse a profile that an experiment does not have.
+
+    Raises:
+        ConfigError: with the nearest name.
     """
     if profile is not None and profile not in experiment.shorter:
         raise ConfigError(
             f"{experiment.name} has no profile {profile!r}. {suggestion(profile, list(experiment.shorter))}"
         )
-    changes = experiment.shorter[profile] if profile else {}
-    suite = suite_of(experiment, stand_in=stand_in, seed=seed)
-    for row in experiment.rows:
-        method = {**row.method, **changes.get(str(row.method["name"]), {}), **(row.stand_in_params if stand_in else {})}
-        whole = {**suite, **(row.stand_in_part if stand_in else row.part)}
-        for values in product(*experiment.vary.values()):
-            chosen = dict(zip(experiment.vary, values, strict=True))
-            document: dict[str, Any] = {**row.settings, "suite": whole, "method": method, "seed": seed}
-            for key, value in chosen.items():
-                path, told = (
-                    (["suite", "experts"], list(order[: int(value)])) if key == FIRST else (key.split("."), value)
-                )
-                document = _with(document, path, told)
-            yield Point(row=row, values=chosen, recipe=document)
 
 
 def suite_of(experiment: Experiment, *, stand_in: bool, seed: int = 0) -> dict[str, Any]:
     """Return the suite as a recipe has it: the papers', or the stand-in of a seed."""
     return {**experiment.stand_in, "seed": seed} if stand_in else dict(experiment.suite)
+
+
+def with_size(experiment: Experiment, size: str) -> Experiment:
+    """Return the experiment on a stand-in of another size: tiny, small or large."""
+    return experiment.model_copy(update={"stand_in": {**experiment.stand_in, "size": size}})
 
 
 def _with(document: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:

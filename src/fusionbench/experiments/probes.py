@@ -17,6 +17,9 @@ from fusionbench.suites.load import load_suite
 from fusionbench.suites.model import Suite
 from fusionbench.sweep import run_all
 
+BASE = "pretrained"
+"""The row of a transfer matrix that no expert made."""
+
 
 def transfer(asked: Recipe, out: Path, progress: Progress = silent) -> Square:
     """Return the primary metric of the base and of each expert on each task of a suite (arXiv:2406.03280, tables 7–11).
@@ -29,16 +32,35 @@ def transfer(asked: Recipe, out: Path, progress: Progress = silent) -> Square:
     Raises:
         FusionBenchError: where a run fails, with its reason.
     """
+    return transfer_square(asked, transfer_reports(asked, out, progress))
+
+
+def transfer_reports(asked: Recipe, out: Path, progress: Progress = silent) -> dict[str, Report]:
+    """Return the report of each model of a transfer matrix on all tasks, the base first; see `transfer`.
+
+    Raises:
+        FusionBenchError: where a run fails, with its reason.
+    """
     suite = _suite_of(asked, progress)
-    tasks = [*(asked.tasks.seen or suite.seen), *(asked.tasks.unseen or suite.unseen)]
     models: dict[str, Mapping[str, Any]] = {}
     if suite.pool.base is not None:
-        models["pretrained"] = {"method": "pretrained"}
+        models[BASE] = {"method": "pretrained"}
     for name, expert in suite.pool.experts.items():
         models[name] = {"method": "simple_average", "experts": {name: expert.model_dump(mode="json")}}
-    reports = _score(asked, list(models.values()), tasks, out, progress)
-    values = np.array([[_primary(report, task) for task in tasks] for report in reports])
-    return Square(f"{suite.name}: each model on each task", list(models), tasks, values, 0.0, None, percent=True)
+    reports = _score(asked, list(models.values()), _tasks(asked, suite), out, progress)
+    return dict(zip(models, reports, strict=True))
+
+
+def transfer_square(asked: Recipe, reports: Mapping[str, Report]) -> Square:
+    """Return the primary metric of each model (rows) on each task (columns)."""
+    suite = _suite_of(asked, silent)
+    tasks = _tasks(asked, suite)
+    values = np.array([[_primary(report, task) for task in tasks] for report in reports.values()])
+    return Square(f"{suite.name}: each model on each task", list(reports), tasks, values, 0.0, None, percent=True)
+
+
+def _tasks(asked: Recipe, suite: Suite) -> list[str]:
+    return [*(asked.tasks.seen or suite.seen), *(asked.tasks.unseen or suite.unseen)]
 
 
 def connectivity(

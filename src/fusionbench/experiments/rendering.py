@@ -1,21 +1,14 @@
-"""An answer as Markdown, CSV, LaTeX and HTML."""
+"""An answer as Markdown, CSV and LaTeX."""
 
 import csv
 import io
-from collections.abc import Sequence
-from html import escape
 
-from fusionbench.experiments.answer import UNSEEN, Line, own_name
+from fusionbench.experiments.answer import Line, own_name
+from fusionbench.experiments.printed import UNSEEN
 from fusionbench.experiments.published import AVERAGE
 from fusionbench.experiments.reproduce import Answer
 
-STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem;color-scheme:light dark}"
-    "table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #8884}"
-    "td:first-child,th:first-child{text-align:left}"
-    ".wide{overflow-x:auto}small{opacity:.7}"
-)
+NOTE = "note"
 
 
 def columns_of(answer: Answer) -> list[str]:
@@ -23,10 +16,21 @@ def columns_of(answer: Answer) -> list[str]:
     found: dict[str, None] = {}
     for line in answer.lines:
         own = {own_name(answer.experiment, name): name for name in line.printed}
+        told_by_metric = {name.partition("/")[0] for name in own if "/" in name}
         for name in line.values:
-            if "/" not in name or name in own:
+            if name in own or ("/" not in name and name not in told_by_metric):
                 found.setdefault(own.get(name, name), None)
     return [*(name for name in found if name not in (AVERAGE, UNSEEN)), *(n for n in (AVERAGE, UNSEEN) if n in found)]
+
+
+def legend(answer: Answer) -> str:
+    """Return what the cells say, and how many of them agree with the printed ones."""
+    ours = "Ours (× 100, angles in degrees)"
+    if answer.which == "mini":
+        return f"{ours}; in brackets the papers' averages on their own suite: other data, so no cell is judged."
+    told = [verdict for line in answer.lines for verdict in line.verdicts.values() if verdict]
+    count = f"{told.count('agrees')} of {len(told)} judged cells agree." if told else "No cell gets a verdict."
+    return f"{ours}, the printed value in brackets; ≠ where they differ by more than the row's rule allows. {count}"
 
 
 def headline(answer: Answer) -> list[str]:
@@ -38,25 +42,34 @@ def headline(answer: Answer) -> list[str]:
         else f"Run on the offline stand-in {experiment.stand_in['name']}: other numbers, only orders compare."
     )
     said = [f"{experiment.title} ({experiment.paper}).", place]
-    if answer.profile:
-        said.append(f"A shorter schedule was run: {answer.profile} = {experiment.shorter[answer.profile]}.")
-    if answer.ranking:
-        found = answer.ranking
-        said.append(
-            f"Order of {found.rows} rows by average against the printed one: "
-            f"Kendall's τ = {found.tau:.2f} (p = {found.p:.3f})."
-        )
-    return [*said, *experiment.notes]
+    if answer.profile and experiment.shorter[answer.profile]:
+        rows = {row.method["name"] for row in experiment.rows}
+        shorter = {name: found for name, found in experiment.shorter[answer.profile].items() if name in rows}
+        words = [f"{name} with {', '.join(f'{k}={v}' for k, v in found.items())}" for name, found in shorter.items()]
+        said += [f"A shorter schedule was run ({answer.profile}): {'; '.join(words)}."] if words else []
+    if answer.profile and (left := experiment.fewer.get(answer.profile)):
+        said += [f"Of {experiment.variant.get(k, k)} only {', '.join(map(str, values))}." for k, values in left.items()]
+    if len(answer.seeds) > 1:
+        listed = ", ".join(map(str, answer.seeds))
+        said.append(f"Means over the seeds {listed}; ± is the standard error over seeds.")
+    said += [
+        f"Order of {found.rows} {found.of} by average against the printed one: "
+        f"Kendall's τ = {found.tau:.2f} (p = {found.p:.3f})."
+        for found in answer.rankings
+    ]
+    return [*said, *([answer.remark] if answer.remark else []), *experiment.notes]
 
 
 def claims_of(answer: Answer) -> list[str]:
-    """Return a sentence for each claim: what the paper says, and whether it holds here."""
+    """Return a sentence for each claim: what the paper says, whether it holds here, and whether chance may say so."""
     words = {True: "holds here", False: "does not hold here", None: "cannot be said here"}
-    return [
-        f"{claim.text} {claim.higher} > {claim.lower}: {words[claim.holds]}"
-        + (f" ({claim.ours[0]:.1f} against {claim.ours[1]:.1f})." if claim.ours else ".")
-        for claim in answer.claims
-    ]
+    said = []
+    for claim in answer.claims:
+        close = ", closer than two standard errors" if claim.close else ""
+        ours = f" ({claim.ours[0]:.1f} against {claim.ours[1]:.1f}{close})" if claim.ours else ""
+        printed = f"; in print {claim.printed[0]:.1f} against {claim.printed[1]:.1f}" if claim.printed else ""
+        said.append(f"{claim.text} {claim.higher} > {claim.lower}: {words[claim.holds]}{ours}{printed}.")
+    return said
 
 
 def _name(line: Line) -> str:
@@ -67,50 +80,62 @@ def _cell(line: Line, column: str, own: str) -> str:
     """Return ours, the printed value in brackets, and a mark where they differ."""
     value = line.values.get(own)
     ours = f"{value.value:.1f}" if value else "–"
+    if value and value.seeds > 1 and value.stderr is not None:
+        ours += f" ± {value.stderr:.1f}"
     target = line.printed.get(column)
     mark = " ≠" if line.verdicts.get(column) == "differs" else ""
-    return f"{ours} ({target:g}){mark}" if target is not None else ours
+    return f"{ours} ({_as_printed(target)}){mark}" if target is not None else ours
 
 
-def _rows(answer: Answer) -> tuple[list[str], list[list[str]]]:
+def _as_printed(value: float) -> str:
+    """Return a printed value with its one or two digits."""
+    return f"{value:.2f}".removesuffix("0")
+
+
+def grid(answer: Answer) -> tuple[list[str], list[list[str]]]:
+    """Return the columns of an answer's table, and its rows as printed: name, cells and, of lines, the note."""
+    if answer.matrix is not None and not answer.lines:
+        square = answer.matrix
+        found = [[name, *(square.cell(r, c) for c in range(len(square.columns)))] for r, name in enumerate(square.rows)]
+        return list(square.columns), found
     columns = columns_of(answer)
     own = {column: own_name(answer.experiment, column) for column in columns}
-    return columns, [[_name(line), *(_cell(line, c, own[c]) for c in columns), line.note] for line in answer.lines]
+    rows = [[_name(line), *(_cell(line, c, own[c]) for c in columns), line.note] for line in answer.lines]
+    return [*columns, NOTE], rows
 
 
 def as_markdown(answer: Answer) -> str:
     """Return the answer as Markdown: ours (printed), ≠ where a cell differs by more than its rule allows."""
-    parts = [f"# {answer.experiment.name}", *headline(answer)]
-    if answer.matrix is not None:
-        square = answer.matrix
-        lines = ["| | " + " | ".join(square.columns) + " |", "|---" * (len(square.columns) + 1) + "|"]
-        for row, name in enumerate(square.rows):
-            lines.append(f"| {name} | " + " | ".join(square.cell(row, c) for c in range(len(square.columns))) + " |")
-        return "\n\n".join([*parts, "\n".join(lines)]) + "\n"
-    columns, rows = _rows(answer)
-    lines = ["| row | " + " | ".join(columns) + " | note |", "|---" * (len(columns) + 2) + "|"]
+    columns, rows = grid(answer)
+    lines = ["| row | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
-    legend = "Ours, the printed value in brackets; ≠ where they differ by more than the row's rule allows."
     failed = [f"- {name}: {reason}" for name, reason in answer.failed.items()]
-    parts += ["\n".join(lines), legend]
+    parts = [
+        f"# {answer.experiment.name}",
+        *headline(answer),
+        "\n".join(lines),
+        *([legend(answer)] if answer.lines else []),
+    ]
     parts += ["\n".join(f"- {text}" for text in claims_of(answer))] if answer.claims else []
     parts += ["\n".join(["Rows without numbers:", *failed])] if failed else []
     return "\n\n".join(parts) + "\n"
 
 
 def as_csv(answer: Answer) -> str:
-    """Return one line a cell: row, varied keys, column, ours, n, standard error, printed, difference, verdict."""
-    if answer.matrix is not None:
+    """Return one line a cell: row, varied keys, column, ours, n, s.e., seeds, printed, difference, verdict, note."""
+    if answer.matrix is not None and not answer.lines:
         return answer.matrix.to_csv()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["row", "varied", "column", "ours", "n", "stderr", "printed", "difference", "verdict", "note"])
+    writer.writerow(
+        ["row", "varied", "column", "ours", "n", "stderr", "seeds", "printed", "difference", "verdict", "note"]
+    )
     columns = columns_of(answer)
     for line in answer.lines:
         varied = ";".join(f"{key}={value}" for key, value in line.varied.items())
         for column in columns:
             value, target = line.values.get(own_name(answer.experiment, column)), line.printed.get(column)
-            ours = (value.value, value.n, value.stderr) if value else (None, None, None)
+            ours = (value.value, value.n, value.stderr, value.seeds) if value else (None, None, None, 0)
             gap = value.value - target if value and target is not None else None
             writer.writerow([line.label, varied, column, *ours, target, gap, line.verdicts.get(column, ""), line.note])
     return text.getvalue()
@@ -118,43 +143,14 @@ def as_csv(answer: Answer) -> str:
 
 def as_latex(answer: Answer) -> str:
     """Return the answer as a booktabs table; it needs the package booktabs."""
-    if answer.matrix is not None:
-        square = answer.matrix
-        columns: Sequence[str] = square.columns
-        rows = [[n, *(square.cell(r, c) for c in range(len(columns)))] for r, n in enumerate(square.rows)]
-    else:
-        columns, found = _rows(answer)
-        rows = [row[:-1] for row in found]
+    columns, rows = grid(answer)
+    if columns[-1] == NOTE:
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     special = str.maketrans(
-        {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "≠": r"$\neq$", "λ": r"$\lambda$", "–": "--"}
+        {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "≠": r"$\neq$", "λ": r"$\lambda$", "–": "--", "±": r"$\pm$"}
     )
     lines = [r"\begin{tabular}{l" + "r" * len(columns) + "}", r"\toprule"]
-    lines.append(" & ".join(["method", *columns]).translate(special) + r" \\")
+    lines.append(" & ".join(text.translate(special) for text in ["method", *columns]) + r" \\")
     lines.append(r"\midrule")
-    lines += [" & ".join(row).translate(special) + r" \\" for row in rows]
+    lines += [" & ".join(text.translate(special) for text in row) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
-
-
-def as_html(answer: Answer) -> str:
-    """Return the answer as one self-contained page."""
-    if answer.matrix is not None:
-        square = answer.matrix
-        columns: Sequence[str] = square.columns
-        rows = [[n, *(square.cell(r, c) for c in range(len(columns)))] for r, n in enumerate(square.rows)]
-    else:
-        columns, rows = _rows(answer)
-        columns = [*columns, "note"]
-    head = "".join(f"<th>{escape(column)}</th>" for column in ["", *columns])
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-    said = "".join(f"<p>{escape(text)}</p>" for text in headline(answer))
-    claims = "".join(f"<li>{escape(text)}</li>" for text in claims_of(answer))
-    failed = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in answer.failed.items())
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>{escape(answer.experiment.name)}</title><style>{STYLE}</style><h1>{escape(answer.experiment.name)}</h1>"
-        f'{said}<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        "<p><small>Ours, the printed value in brackets; ≠ where they differ by more than the rule allows.</small></p>"
-        + (f"<h2>Claims</h2><ul>{claims}</ul>" if claims else "")
-        + (f"<h2>Rows without numbers</h2><ul>{failed}</ul>" if failed else "")
-        + "</html>\n"
-    )

@@ -1,35 +1,33 @@
 """Carry an experiment out: every row a run in a folder of its own, then the answer beside the printed tables."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from fusionbench.config import Recipe
-from fusionbench.errors import ConfigError, FusionBenchError
-from fusionbench.experiments.answer import (
-    UNSEEN,
-    Judged,
-    Line,
-    Ranking,
-    Value,
-    judge,
-    judged,
-    printed_of,
-    ranking,
-    values_of,
-)
-from fusionbench.experiments.model import FIRST, Experiment, Point, Row, points, suite_of
-from fusionbench.experiments.probes import transfer
+from fusionbench.errors import ConfigError, FusionBenchError, Interrupted
+from fusionbench.experiments.answer import Judged, Line, Ranking, Value, judge, judged, rankings, values_of
+from fusionbench.experiments.model import Experiment, Point, Printed, Row, check_profile, points, suite_of
+from fusionbench.experiments.printed import UNSEEN, cosines_beside, misprints_of, printed_of
+from fusionbench.experiments.probes import BASE, transfer_reports, transfer_square
 from fusionbench.experiments.published import AVERAGE
+from fusionbench.experiments.seeds import over_seeds
+from fusionbench.experiments.selection import selected
 from fusionbench.merge import Progress, silent
 from fusionbench.records import Report
 from fusionbench.report.analysis import Square, geometry
-from fusionbench.run import resolve, run
-from fusionbench.suites.load import load_suite
+from fusionbench.run import resolve
 from fusionbench.sweep import run_all
 
 Which = Literal["paper", "mini"]
+UNJUDGED: Mapping[str, str] = {
+    "quoted": "the printed row is quoted from another paper",
+    "retrained": "the papers' checkpoints of this row are not published",
+}
+"""Why the cells of a row get no verdict, by its pipeline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +39,25 @@ class Answer:
         which: on the papers' own suite, or on its offline stand-in, whose numbers are other numbers: only orders of
             rows can be compared there.
         profile: the shorter schedule that was run, if any.
-        seed: of recipes and stand-in.
+        seeds: of recipes and stand-ins; each value is the mean over them.
         lines: the rows that were run, in the table's order.
         failed: rows that gave no numbers, with the reason.
-        ranking: how alike the orders of the rows are.
+        rankings: how alike the orders of the rows are.
         claims: the papers' claims, with what came out here.
         matrix: of the kinds transfer and cosine.
+        remark: on the whole, above the table.
     """
 
     experiment: Experiment
     which: Which
     profile: str | None
-    seed: int
+    seeds: tuple[int, ...]
     lines: tuple[Line, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)
-    ranking: Ranking | None = None
+    rankings: tuple[Ranking, ...] = ()
     claims: tuple[Judged, ...] = ()
     matrix: Square | None = None
+    remark: str = ""
 
 
 def reproduce(
@@ -66,7 +66,7 @@ def reproduce(
     *,
     which: Which = "paper",
     profile: str | None = None,
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     progress: Progress = silent,
 ) -> Answer:
     """Run an experiment and return its answer; runs that are finished are only read.
@@ -76,98 +76,149 @@ def reproduce(
         out: folder of the runs.
         which: "paper" for the papers' suite (checkpoints and data of the hub), "mini" for the offline stand-in.
         profile: a shorter schedule of the experiment's; None is the papers'.
-        seed: of the recipes and of the stand-in's build.
+        seeds: of the recipes and of the stand-in's build; of several the answer has means, with standard errors over
+            the seeds.
         progress: told what is being done.
 
     Raises:
-        ConfigError: where the profile is not known.
+        ConfigError: where the profile is not known, or no seed or one seed twice is given.
         FusionBenchError: where the suite cannot be had, or no row could be run.
     """
-    stand_in = which == "mini"
-    suite = suite_of(experiment, stand_in=stand_in, seed=seed)
+    check_profile(experiment, profile)
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds={','.join(map(str, seeds))}: give one seed, or several that differ.")
+    blank = Answer(experiment, which, profile, tuple(seeds))
     if experiment.kind in ("transfer", "cosine"):
-        return Answer(experiment, which, profile, seed, matrix=_matrix(experiment, suite, seed, out, progress))
-    order = _order(suite, progress) if FIRST in experiment.vary else ()
-    lines, failed = [], {}
-    chosen = list(points(experiment, stand_in=stand_in, profile=profile, seed=seed, order=order))
-    for point, report, note in _reports(chosen, out, progress, stand_in=stand_in):
-        name = " ".join([point.row.label, *(f"{key}={value}" for key, value in point.values.items())])
-        if isinstance(report, Report):
-            lines.append(_line(experiment, point, report, note, stand_in=stand_in))
-        else:
-            failed[name] = report
+        return _of_matrix(blank, out, progress)
+    found: dict[tuple[str, str], _Found] = {}
+    for seed in seeds:
+        for point, report, note in _reports(blank, seed, out, progress):
+            each = found.setdefault((point.row.label, str(point.values)), _Found(point))
+            if isinstance(report, Report):
+                each.values.append(values_of(report))
+                each.notes[seed] = note
+            else:
+                each.failed[seed] = report
+    lines = tuple(_line(blank, each) for each in found.values() if each.values)
+    failed = {each.name(seed, len(seeds)): reason for each in found.values() for seed, reason in each.failed.items()}
     if not lines:
         raise ConfigError(f"No row of {experiment.name} could be run. The first reason: {next(iter(failed.values()))}")
-    found = tuple(lines)
-    order_of = None if experiment.vary else ranking(found)
-    return Answer(experiment, which, profile, seed, found, failed, order_of, tuple(judged(experiment, found)))
+    orders = () if experiment.vary else rankings(experiment, lines, stand_in=which == "mini")
+    claims = judged(experiment, lines, same_tasks=which == "paper")
+    return replace(blank, lines=lines, failed=failed, rankings=orders, claims=tuple(claims))
 
 
-def _order(suite: Mapping[str, Any], progress: Progress) -> Sequence[str]:
-    resolved = load_suite(suite["name"], size=suite.get("size", "small"), seed=suite.get("seed", 0), progress=progress)
-    return tuple(resolved.suite.pool.experts)
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What one point of an experiment gave at each seed."""
+
+    point: Point
+    values: list[dict[str, Value]] = field(default_factory=list)
+    notes: dict[int, str] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
+
+    def name(self, seed: int, seeds: int) -> str:
+        said = [self.point.row.label, *(f"{key}={value}" for key, value in self.point.values.items())]
+        return " ".join([*said, *([f"seed={seed}"] if seeds > 1 else [])])
+
+    def remarks(self) -> list[str]:
+        """Return what is to be said of the runs: the same words once, others with their seed."""
+        said = set(self.notes.values())
+        told = [note for note in said if note] if len(said) == 1 else [f"seed {s}: {n}" for s, n in self.notes.items()]
+        return [*told, *([f"only seeds {', '.join(map(str, self.notes))} ran"] if self.failed else [])]
 
 
-def _matrix(experiment: Experiment, suite: Mapping[str, Any], seed: int, out: Path, progress: Progress) -> Square:
-    asked = Recipe.read({"suite": dict(suite), "method": "pretrained", "seed": seed}, experiment.name)
-    if experiment.kind == "transfer":
-        return transfer(asked, out, progress)
-    return geometry(resolve(asked, progress).pool, progress).cosines()
-
-
-def _reports(
-    chosen: Sequence[Point], out: Path, progress: Progress, *, stand_in: bool
-) -> Iterator[tuple[Point, Report | str, str]]:
+def _reports(blank: Answer, seed: int, out: Path, progress: Progress) -> Iterator[tuple[Point, Report | str, str]]:
     """Yield each point with its report, or the reason why there is none, and a note on what was selected."""
-    for number, point in enumerate(chosen):
-        if point.row.unavailable and not stand_in:
-            yield point, point.row.unavailable, ""
+    stand_in = blank.which == "mini"
+    chosen = list(points(blank.experiment, stand_in=stand_in, profile=blank.profile, seed=seed))
+    ready = [_ready(point, out, progress, stand_in=stand_in) for point in chosen]
+    outcomes = run_all([recipe for recipe, _ in ready if isinstance(recipe, Recipe)], out, progress=progress)
+    for point, (recipe, note) in zip(chosen, ready, strict=True):
+        if isinstance(recipe, str):
+            yield point, recipe, ""
             continue
-
-        def labelled(what: str, done: int, total: int, label: str = f"{number + 1}/{len(chosen)} ") -> None:
-            progress(label + what, done, total)
-
-        try:
-            changes, note = _selected(point, out, labelled)
-            yield point, run(point.load(**changes), parent=out, progress=labelled).report, note
-        except FusionBenchError as error:
-            yield point, str(error), ""
+        outcome = next(outcomes)
+        yield point, outcome.result.report if outcome.result else str(outcome.error), note
 
 
-def _selected(point: Point, out: Path, progress: Progress) -> tuple[dict[str, Any], str]:
-    """Return the values that are best on the validation split, of the grids that the row names."""
-    if not point.row.select:
-        return {}, ""
-    ((key, grid),) = point.row.select.items()
-    recipes = [point.load(**{key: value, "tasks.split": "validation", "output.model": False}) for value in grid]
-    best: tuple[float, Any] | None = None
-    for value, outcome in zip(grid, run_all(recipes, out / "selection", progress=progress), strict=True):
-        if outcome.result is None:
-            raise outcome.error or FusionBenchError("A run of the selection gave no result.")
-        average = outcome.result.report.primary_average
-        if average is not None and (best is None or average.value > best[0]):
-            best = (average.value, value)
-    if best is None:
-        raise ConfigError(f"{point.row.label}: the tasks have no common average to select by.")
-    return {key: best[1]}, f"{key}={best[1]} selected on validation data"
+def _ready(point: Point, out: Path, progress: Progress, *, stand_in: bool) -> tuple[Recipe | str, str]:
+    """Return a point's recipe with what was selected, and a note on it; or the reason why it cannot be run."""
+    if point.row.unavailable and not stand_in:
+        return point.row.unavailable, ""
+    try:
+        changes, note = selected(point, out, progress)
+        return point.load(**changes), note
+    except Interrupted:
+        raise
+    except FusionBenchError as error:
+        return str(error), ""
 
 
-def _line(experiment: Experiment, point: Point, report: Report, note: str, *, stand_in: bool) -> Line:
-    values: Mapping[str, Value] = values_of(report)
-    varied = {experiment.variant.get(key, key): _word(value) for key, value in point.values.items()}
-    printed = printed_of(experiment, point.row, varied)
-    if stand_in:
+def of_matrix(experiment: Experiment, *, stand_in: bool, seed: int) -> Recipe:
+    """Return the recipe whose suite gives the models and tasks of an experiment of the kind transfer or cosine."""
+    suite = suite_of(experiment, stand_in=stand_in, seed=seed)
+    return Recipe.read({"suite": suite, "method": "pretrained", "seed": seed}, experiment.name)
+
+
+def _of_matrix(blank: Answer, out: Path, progress: Progress) -> Answer:
+    """Return the answer of an experiment whose result is a matrix: the mean over the seeds."""
+    experiment, stand_in = blank.experiment, blank.which == "mini"
+    squares: list[Square] = []
+    found: dict[str, list[dict[str, Value]]] = {}
+    for seed in blank.seeds:
+        asked = of_matrix(experiment, stand_in=stand_in, seed=seed)
+        if experiment.kind == "cosine":
+            squares.append(geometry(resolve(asked, progress).pool, progress).cosines())
+            continue
+        reports = transfer_reports(asked, out, progress)
+        squares.append(transfer_square(asked, reports))
+        for name, report in reports.items():
+            found.setdefault(name, []).append(values_of(report))
+    matrix = replace(squares[0], values=np.mean([square.values for square in squares], axis=0))
+    rows = ((_model_row(experiment, name), over_seeds(values)) for name, values in found.items())
+    lines = tuple(_beside(blank, row, {}, _without_averages(values), []) for row, values in rows)
+    cosines = experiment.kind == "cosine" and not stand_in
+    remark = cosines_beside(str(experiment.suite["name"]), matrix) if cosines else ""
+    return replace(blank, lines=lines, matrix=matrix, remark=remark)
+
+
+def _model_row(experiment: Experiment, name: str) -> Row:
+    """Return the row of one unmerged model: the tables call the experts' rows by the data set they were trained on."""
+    dataset = next((theirs for theirs, ours in experiment.tasks.items() if ours == name), name)
+    printed = (
+        Printed(method="pretrained") if name == BASE else Printed(method="finetuned", variant={"trained_on": dataset})
+    )
+    return Row(label=name, method={"name": "pretrained"}, printed=printed)
+
+
+def _without_averages(values: Mapping[str, Value]) -> dict[str, Value]:
+    return {name: value for name, value in values.items() if name not in (AVERAGE, UNSEEN)}
+
+
+def _line(blank: Answer, found: _Found) -> Line:
+    point = found.point
+    varied = {blank.experiment.variant.get(key, key): _word(value) for key, value in point.values.items()}
+    remarks = found.remarks()
+    if blank.which == "mini":
+        remarks += [f"{key}={value} here" for key, value in point.row.stand_in_params.items()]
+    return _beside(blank, point.row, varied, over_seeds(found.values), remarks)
+
+
+def _beside(
+    blank: Answer, row: Row, varied: Mapping[str, str], values: Mapping[str, Value], remarks: Sequence[str]
+) -> Line:
+    """Return a line with the printed cells of its row, and verdicts where the numbers may be compared."""
+    printed = printed_of(blank.experiment, row, varied)
+    if blank.which == "mini":
         # Its tasks are others, even where a name is the same: only averages stand side by side.
         printed = {name: value for name, value in printed.items() if name in (AVERAGE, UNSEEN)}
-        note = note or ", ".join(f"{key}={value} here" for key, value in point.row.stand_in_params.items())
-    verdicts = {} if stand_in else judge(experiment, point.row, values, printed)
-    return Line(point.row.label, varied, values, printed, verdicts, note or _quoted(point.row))
+    verdicts = {} if blank.which == "mini" else judge(blank.experiment, row, values, printed)
+    unjudged = [UNJUDGED[row.pipeline]] if row.pipeline in UNJUDGED and printed else []
+    said = [*remarks, *unjudged, *misprints_of(blank.experiment, row, varied)]
+    return Line(row.label, varied, values, printed, verdicts, "; ".join(said))
 
 
 def _word(value: Any) -> str:
     """Return a varied value as the tables write it: no corruption is "clean"."""
     return "clean" if value is None else str(value)
-
-
-def _quoted(row: Row) -> str:
-    return "the printed row is quoted from another paper" if row.pipeline == "quoted" else ""

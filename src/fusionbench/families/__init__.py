@@ -8,6 +8,7 @@ from fusionbench.families.base import (
     HasImages,
     HasParts,
     HasPermutations,
+    HasRouters,
     HasText,
     HasTextInput,
     HasTextToText,
@@ -16,6 +17,7 @@ from fusionbench.families.base import (
     MlpParts,
     Permutation,
 )
+from fusionbench.families.batch_norm import batch_norms, reestimate
 from fusionbench.families.image_processor import ImageProcessor
 from fusionbench.families.modules import as_source, load_module, specs_of, weights_in
 from fusionbench.families.registration import family, family_for, family_named
@@ -30,6 +32,7 @@ __all__ = [
     "HasImages",
     "HasParts",
     "HasPermutations",
+    "HasRouters",
     "HasText",
     "HasTextInput",
     "HasTextToText",
@@ -41,10 +44,12 @@ __all__ = [
     "TextCodec",
     "TokenProcessor",
     "as_source",
+    "batch_norms",
     "family",
     "family_for",
     "family_named",
     "load_module",
+    "reestimate",
     "specs_of",
     "weights_in",
 ]

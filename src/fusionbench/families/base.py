@@ -1,6 +1,7 @@
 """What the toolkit may ask of an architecture, and nothing else: one class an architecture, none a method."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ class Permutation(NamedTuple):
         site: module whose input carries the units on its last axis; of convolutions and batch norms on axis 1.
         produced: `(tensor, axis)` of all that makes the units: rows of a linear map, its bias, a normalisation.
         read: `(tensor, axis)` of all that reads them: columns of the next linear map.
+        runs: how many rows of all units a tensor's axis holds one after the other, where that is more than one.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Permutation(NamedTuple):
     site: str
     produced: tuple[tuple[str, int], ...]
     read: tuple[tuple[str, int], ...]
+    runs: Mapping[str, int] = MappingProxyType({})
 
 
 @runtime_checkable
@@ -221,6 +224,18 @@ class HasParts(Protocol):
 
     def width(self, config: Mapping[str, Any]) -> int:
         """Return the width of the features."""
+        ...
+
+
+@runtime_checkable
+class HasRouters(Protocol):
+    """A family some of whose models choose experts for each token."""
+
+    def routers(self, module: nn.Module) -> list[str]:
+        """Return the names of the modules that choose, in order of depth; none where the model is dense.
+
+        Each returns logits `(tokens, experts)`, shares `(tokens, k)` and numbers of the chosen `(tokens, k)`.
+        """
         ...
 
 

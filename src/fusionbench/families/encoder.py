@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import dropout
 
 from fusionbench.errors import MissingPart
-from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts
+from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Permutation
 from fusionbench.families.bodies import names_in_body
+from fusionbench.families.permutations import Block, block_groups, stream_group
 from fusionbench.families.registration import family
 from fusionbench.families.tokens import TokenProcessor, pad_together, read_token_processor
+from fusionbench.registry import methods_that_need
 from fusionbench.weights.headers import Source, TensorSpec
 
 CLASSIFIERS = MappingProxyType(
@@ -156,7 +158,7 @@ class Encoder:
         Raises:
             MissingPart: always.
         """
-        raise MissingPart(self.name, "MLP as one module", ("wemoe", "efficient_wemoe"))
+        raise MissingPart(self.name, "MLP as one module", methods_that_need("mlps"))
 
     def mlp_parts(self, module: nn.Module) -> MlpParts:  # noqa: ARG002
         """Return the names of an MLP's linear maps inside a block; it has no gate."""
@@ -165,3 +167,21 @@ class Encoder:
     def width(self, config: Mapping[str, Any]) -> int:
         """Return the width of the features, `hidden_size`."""
         return int(config.get("hidden_size", 768))
+
+    def permutations(self, config: Mapping[str, Any]) -> Sequence[Permutation]:
+        """Return attention heads and hidden units of each block; of BERT, whose pooler reads it, the residual stream.
+
+        RoBERTa's heads, which are not fused, read the stream itself, so it stays in its order.
+        """
+        module = self.skeleton(config)
+        parts = ("attention.self.query", "attention.self.key", "attention.self.value")
+        heads = Block(parts, "attention.output.dense", int(config.get("num_attention_heads", 12)))
+        found = [*block_groups(module, (heads, Block(("intermediate.dense",), "output.dense")))]
+        if config["model_type"] not in POOLED:
+            return found
+        tables = [f"embeddings.{kind}_embeddings" for kind in ("word", "position", "token_type")]
+        read = (*(part.removeprefix("attention.") for part in parts), "intermediate.dense")
+        stream = stream_group(
+            module, "pooler.dense", tables=tables, norms=("LayerNorm",), write=("output.dense",), read=read
+        )
+        return [*found, stream]

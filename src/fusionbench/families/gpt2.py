@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts
+from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Permutation
 from fusionbench.families.bodies import names_in_body
+from fusionbench.families.permutations import Block, block_groups
 from fusionbench.families.registration import family
 from fusionbench.families.tokens import TokenProcessor, pad_together, read_token_processor
 from fusionbench.weights.headers import Source, TensorSpec
@@ -125,3 +126,9 @@ class Gpt2:
     def width(self, config: Mapping[str, Any]) -> int:
         """Return the width of the features, `n_embd`."""
         return int(config.get("n_embd", 768))
+
+    def permutations(self, config: Mapping[str, Any]) -> Sequence[Permutation]:
+        """Return attention heads and hidden units of each block; the stream, which heads of tasks read, stays."""
+        heads = Block(("attn.c_attn",), "attn.c_proj", int(config.get("n_head", 12)), runs=3)
+        blocks = (heads, Block(("mlp.c_fc",), "mlp.c_proj"))
+        return list(block_groups(self.skeleton(config), blocks, inputs_last=False))

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import MissingPart
-from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts
+from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Permutation
 from fusionbench.families.image_processor import ImageProcessor, read_image_processor, read_settings
+from fusionbench.families.permutations import Block, block_groups, residual_channels
 from fusionbench.families.registration import family
+from fusionbench.registry import methods_that_need
 from fusionbench.weights.headers import Source, TensorSpec
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-MLP_METHODS = ("wemoe", "efficient_wemoe", "pwe_moe")
 ATTENTION = (
     (r"\.attention\.attention\.(q|k|v)(?:uery|ey|alue)\.", r".attention.\1_proj."),
     (r"\.attention\.output\.dense\.", r".attention.o_proj."),
@@ -234,6 +235,18 @@ class ImageClassifier:
             return int(config["hidden_sizes"][-1])
         return int(config["hidden_size"]) * (2 if config["model_type"] == "dinov2" else 1)
 
+    def permutations(self, config: Mapping[str, Any]) -> Sequence[Permutation]:
+        """Return a ResNet's channels; of the others hidden units, and attention heads where there are any.
+
+        What the heads of tasks read stays in its order, and so do streams that end there.
+        """
+        module = self.skeleton(config)
+        if config["model_type"] == "resnet":
+            return residual_channels(module)
+        parts = tuple(f"attention.{part}_proj" for part in "qkv")
+        heads = Block(parts, "attention.o_proj", int(config.get("num_attention_heads", 12)))
+        return list(block_groups(module, (heads, Block(("mlp.fc1",), "mlp.fc2"), Block(("pwconv1",), "pwconv2"))))
+
 
 def _kind(config: Mapping[str, Any]) -> Kind:
     return KINDS[config["model_type"]]
@@ -247,7 +260,9 @@ def _config(module: nn.Module) -> Mapping[str, Any]:
 def _mlp(module: nn.Module) -> tuple[str, str, str]:
     parts = _kind(_config(module)).mlp
     if parts is None:
-        raise MissingPart(ImageClassifier.name, "list of MLPs (a ResNet has only convolutions)", MLP_METHODS)
+        raise MissingPart(
+            ImageClassifier.name, "list of MLPs (a ResNet has only convolutions)", methods_that_need("mlps")
+        )
     return parts
 
 

@@ -12,6 +12,7 @@ from fusionbench.errors import CheckpointError, IncompatibleModels
 from fusionbench.families.base import Family
 from fusionbench.families.registration import family_for
 from fusionbench.weights.headers import Source, TensorSpec
+from fusionbench.weights.safetensors import SafetensorsSource
 from fusionbench.weights.tensors import SAFETENSORS, LazyWeights, TensorSource, Weights
 
 SHOWN = 10
@@ -83,9 +84,13 @@ def _config_of(weights: Weights) -> Mapping[str, Any]:
 
 
 def _owned(weights: Weights, name: str) -> Tensor:
-    """Return a tensor on memory of its own; a lazy one is so already."""
+    """Return a tensor on memory of its own; a lazy one is so already, and its file's pages are not kept beside it."""
     tensor = weights[name].detach()
-    return tensor if isinstance(weights, LazyWeights) else tensor.clone()
+    if not isinstance(weights, LazyWeights):
+        return tensor.clone()
+    if isinstance(weights.source, SafetensorsSource):
+        weights.source.let_go(name)
+    return tensor
 
 
 def _differences(module: nn.Module, specs: Mapping[str, TensorSpec]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, cast
 
 from fusionbench.errors import ConfigError
 from fusionbench.families.base import Family
-from fusionbench.registry import Entry, families
+from fusionbench.registry import Entry, families, family_serving
 
 F = TypeVar("F", bound=Family)
 
@@ -47,19 +47,23 @@ def family_named(name: str) -> Family:
     return cast(Family, families[name].load()())
 
 
-def family_for(config: Mapping[str, Any]) -> Family:
+def family_for(config: Mapping[str, Any], chosen: str = "auto") -> Family:
     """Return the family that serves the model of a `config.json`.
+
+    Args:
+        config: the model's configuration.
+        chosen: a family's name, which decides; "auto" looks at the configuration.
 
     Raises:
         ConfigError: where none does, or the configuration does not say what it describes.
     """
-    kind = config.get("model_type")
-    served = {name: tuple((families[name].data or {}).get("model_types", ())) for name in families}
-    for name, kinds in served.items():
-        if kind in kinds and (found := family_named(name)).matches(config):
+    if (entry := family_serving(config, chosen)) is not None:
+        found = cast(Family, entry.load()())
+        if chosen != "auto" or found.matches(config):
             return found
+    served = {name: tuple((families[name].data or {}).get("model_types", ())) for name in families}
     known = "; ".join(f"{name} ({', '.join(kinds)})" for name, kinds in served.items()) or "none"
-    if kind is None:
+    if (kind := config.get("model_type")) is None:
         raise ConfigError(f"The configuration has no model_type, so its family is unknown. Known families: {known}.")
     raise ConfigError(
         f"No family serves models of type {kind!r}. Known families and the types they serve: {known}. "

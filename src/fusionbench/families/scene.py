@@ -14,6 +14,7 @@ from fusionbench.errors import MissingPart
 from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts
 from fusionbench.families.image_processor import ImageProcessor, read_image_processor, read_settings
 from fusionbench.families.registration import family
+from fusionbench.registry import methods_that_need
 from fusionbench.weights.headers import Source, TensorSpec
 
 if TYPE_CHECKING:
@@ -153,4 +154,4 @@ def _config(config: Mapping[str, Any]) -> "SceneConfig":
 
 
 def _no_mlp() -> MissingPart:
-    return MissingPart(Scene.name, "list of MLPs (it has only convolutions)", ("wemoe", "efficient_wemoe", "pwe_moe"))
+    return MissingPart(Scene.name, "list of MLPs (it has only convolutions)", methods_that_need("mlps"))

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts
+from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Permutation
 from fusionbench.families.decoding import greedy
+from fusionbench.families.permutations import Block, block_groups, outputs, stream_group
 from fusionbench.families.registration import family
 from fusionbench.families.text_codec import TextCodec, read_text_codec
 from fusionbench.weights.headers import Source, TensorSpec
@@ -178,6 +179,30 @@ class T5:
     def width(self, config: Mapping[str, Any]) -> int:
         """Return the width of the features, which is the vocabulary's size."""
         return int(config.get("vocab_size", 32128))
+
+    def permutations(self, config: Mapping[str, Any]) -> Sequence[Permutation]:
+        """Return attention heads, hidden units, and the residual stream, one of both stacks: one embedding begins it.
+
+        The heads of self-attention go together in all blocks of a stack: the first one holds what they add by distance.
+        """
+        module = self.skeleton(config)
+        named, count = dict(module.named_modules()), int(config.get("num_heads", 8))
+        cross = Block(tuple(f"EncDecAttention.{part}" for part in "qkv"), "EncDecAttention.o", count)
+        inner = (("DenseReluDense.wi",), ("DenseReluDense.wi_0", "DenseReluDense.wi_1"))
+        hidden = [Block(made, "DenseReluDense.wo") for made in inner]
+        found = list(block_groups(module, (cross, *hidden)))
+        for stack in ("encoder", "decoder"):
+            sites = [name for name in named if name.startswith(stack) and name.endswith("SelfAttention")]
+            added = ((f"{sites[0]}.relative_attention_bias.weight", 1),)
+            made = outputs(named, [f"{site}.{part}" for site in sites for part in "qkv"])
+            read = tuple((f"{site}.o.weight", 1) for site in sites)
+            found.append(Permutation(f"{stack}.heads", count, f"{sites[0]}.o", (*made, *added), read))
+        stream = stream_group(
+            module, "lm_head", tables=("shared",), norms=("layer_norm",), write=("Attention.o", "DenseReluDense.wo"),
+            read=("Attention.q", "Attention.k", "Attention.v", ".wi", ".wi_0", ".wi_1"),
+            tied=bool(config.get("tie_word_embeddings", True)),
+        )  # fmt: skip
+        return [*found, stream]
 
 
 def _start(backbone: Backbone) -> int:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +12,13 @@ from torch import Tensor, nn
 
 from fusionbench.errors import ConfigError, MissingPart
 from fusionbench.families import Family, HasHead, HasParts
+from fusionbench.finetune.folder import write_training
 from fusionbench.finetune.heads import TrainedHead
 from fusionbench.finetune.recipe import AdapterRecipe, FinetuneRecipe, Tuning
 from fusionbench.registry import suggestion
-from fusionbench.training.checkpoint import CURVE
 from fusionbench.weights.adapters.configuration import CONFIG_NAME
 from fusionbench.weights.adapters.matching import PREFIX
 from fusionbench.weights.adapters.own_space import name_adapter_file
-from fusionbench.weights.companions import RECORD
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.tensors import SAFETENSORS, as_bytes
 from fusionbench.weights.writer import CheckpointWriter
@@ -229,9 +227,7 @@ def write_adapter(
         name_adapter_file(folder)
         text = json.dumps(document, indent=2, sort_keys=True, default=_plain) + "\n"
         (folder / CONFIG_NAME).write_text(text)
-        if (curve / CURVE).is_file():
-            shutil.copyfile(curve / CURVE, folder / CURVE)
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        write_training(folder, record, curve)
 
     metadata = {"format": "pt", "fusionbench": json.dumps(record, sort_keys=True)}
     with CheckpointWriter(out, specs, metadata=metadata, finish=finish) as writer:

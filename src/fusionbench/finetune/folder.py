@@ -54,14 +54,19 @@ def write_expert(
 
     def finish(folder: Path) -> None:
         copy_companions(base, folder, changes=changes)
-        if (curve / CURVE).is_file():
-            shutil.copyfile(curve / CURVE, folder / CURVE)
-        (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
+        write_training(folder, record, curve)
 
     metadata = {"fusionbench": json.dumps(record, sort_keys=True)}
     with CheckpointWriter(out, list(parts), metadata=metadata, finish=finish) as writer:
         for spec, tensor in parts.items():
             writer.write(spec.name, as_bytes(tensor.to(TORCH[spec.dtype])))
+
+
+def write_training(folder: Path, record: Mapping[str, Any], curve: Path) -> None:
+    """Write into a model's folder how it was trained: the record, and the curve where there is one."""
+    if (curve / CURVE).is_file():
+        shutil.copyfile(curve / CURVE, folder / CURVE)
+    (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _as_classifier(

@@ -1,8 +1,8 @@
 """How a model is fine-tuned: the numbers, and the settings that papers and their code used. No torch here."""
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from fusionbench.config import Config
 from fusionbench.config.fields import WHOLE, Count, Names, Seed
@@ -31,6 +31,13 @@ class AdapterRecipe(Config):
     )
 
 
+class DecayRecipe(Config):
+    """How the rates fall by steps."""
+
+    every: Count = Field(description="optimizer steps between falls")
+    factor: Annotated[float, Field(gt=0, le=1)] = Field(default=0.5, description="of each fall")
+
+
 class FinetuneRecipe(Config):
     """Optimizer, rates, steps and data order of one fine-tuning; the optimizer is AdamW."""
 
@@ -39,7 +46,7 @@ class FinetuneRecipe(Config):
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-5, description="the full rate")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="decoupled; 0 makes it Adam")
     betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["constant", "cosine", "linear"] = "constant"
+    schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup: Natural = Field(default=0, description="steps of rising rates")
     floor: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the rate left at the end")
     accumulate: Count = Field(default=1, description="batches averaged into one step")
@@ -51,13 +58,28 @@ class FinetuneRecipe(Config):
     adapter: AdapterRecipe | None = Field(
         default=None, description="of tuning=lora, l_lora and ia3; null: the usual one"
     )
+    only: Annotated[Names, Field(min_length=1)] | None = Field(
+        default=None, description="words between the dots of the names of tensors that alone are trained; null: all"
+    )
+    balance: Annotated[float, Field(ge=0)] = Field(
+        default=0.0, description="factor of the loss that balances a mixture's routers; Mixtral's code has 0.001"
+    )
+
+    decay: DecayRecipe | None = Field(default=None, description="of schedule=step")
+
+    @model_validator(mode="after")
+    def _decay_belongs_to_step(self) -> Self:
+        if (self.schedule == "step") is (self.decay is None):
+            raise ValueError("schedule=step needs decay.every, and no other schedule has a decay")
+        return self
 
     @model_serializer(mode="wrap")
-    def _without_absent_adapter(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Say nothing of an adapter where there is none, as before there were any: recipes are part of build ids."""
+    def _without_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of what came later and is not used: recipes are part of build ids."""
         document: dict[str, Any] = handler(self)
-        if document.get("adapter") is None:
-            document.pop("adapter", None)
+        for later in ("adapter", "only", "balance", "decay"):
+            if not document.get(later):
+                document.pop(later, None)
         return document
 
     def course(self) -> "Steps":
@@ -74,6 +96,7 @@ class FinetuneRecipe(Config):
             self.seed,
             self.validate_every,
             self.keep,
+            decay=(self.decay.every, self.decay.factor) if self.decay is not None else None,
         )
 
 
@@ -93,12 +116,15 @@ PRESETS: dict[str, FinetuneRecipe] = {
         steps=75000, batch=256, accumulate=4, learning_rate=1e-4, precision="bf16", seed=42, validate_every=100,
         keep="best",
     ),
+    "scene/nyuv2": FinetuneRecipe(
+        steps=2000, batch=16, learning_rate=1e-4, schedule="step", decay=DecayRecipe(every=500, factor=0.5)
+    ),
     "t5/ia3": FinetuneRecipe(steps=2000, batch=16, learning_rate=1e-4, seed=42, adapter=AdapterRecipe()),
 }  # fmt: skip
 """By family and origin. CLIP: FusionBench (arXiv:2406.03280), the YAML of its code, task vectors (arXiv:2212.04089),
 LoRA of FusionBench's documentation. T5: LoRA of Concrete Subspace (arXiv:2312.06173), T5-base of TIES
 (arXiv:2306.01708: batches of 1024 as 4 × 256; how often it validates is not printed), (IA)³ at TIES' rate with LoRA's
-steps."""
+steps. Scenes: NYUv2 of FusionBench, Adam at 1e-4, halved every 10 of 40 epochs; its 795 images are 50 batches of 16."""
 
 
 def preset(name: str) -> FinetuneRecipe:

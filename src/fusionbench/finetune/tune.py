@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import ConfigError, OutputError
-from fusionbench.families import load_module
-from fusionbench.families.base import Batch, Family
-from fusionbench.finetune.adapters import adapt, settled, write_adapter
-from fusionbench.finetune.folder import write_expert
+from fusionbench.families import Batch, HasTokens, batch_norms
+from fusionbench.finetune.adapters import settled
+from fusionbench.finetune.balance import Routers, mean_balance
+from fusionbench.finetune.distillation import Teacher
 from fusionbench.finetune.heads import TrainedHead, with_heads
 from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
+from fusionbench.finetune.start import Checkpoint, Start, Trained, keep_only
 from fusionbench.tasks import evaluate
-from fusionbench.tasks.base import Output, Predictor, Split, Task
-from fusionbench.training import Loop, Progress, step_of, tensors_of
+from fusionbench.tasks.base import Split, Task
+from fusionbench.training import Loop, Progress, Tracking, step_of, tensors_of
 from fusionbench.weights.companions import RECORD
-from fusionbench.weights.headers import Source
 from fusionbench.weights.partial import written_to
 from fusionbench.weights.sources import open_source
 
@@ -38,6 +38,9 @@ def finetune(
     device: Literal["cpu", "auto"] = "cpu",
     checkpoint_every: int = 0,
     progress: Progress | None = None,
+    start: Start | None = None,
+    teacher: str | Path | None = None,
+    tracking: Tracking | None = None,
 ) -> dict[str, Any]:
     """Fine-tune a model on one task, or on several together, and write it as a folder.
 
@@ -57,6 +60,9 @@ def finetune(
         device: "cpu", or "auto" for the first accelerator.
         checkpoint_every: steps between checkpoints; 0 is never.
         progress: told after each step.
+        start: the opened model of `base` where that is no plain checkpoint.
+        teacher: a plain model whose logits are the target, in the labels' place.
+        tracking: who is sent the curve besides.
 
     Returns:
         The record that is written as `fusionbench.json`: tasks, recipe, base, scores on validation and test.
@@ -73,65 +79,70 @@ def finetune(
     if not tasks:
         raise ConfigError("There is no task to fine-tune on. Name at least one.")
     recipe = settled(recipe, tuning)
-    source = open_source(base)
+    source = open_source(base) if start is None else start.source
     family = next(iter(tasks.values())).family
+    taught = None if teacher is None else Teacher(teacher, family)
     record = {
         "schema": 1,
         "base": source.fingerprint(),
         "family": family.name,
         "tuning": tuning,
         "tasks": {name: task.version for name, task in tasks.items()},
+        "teacher": None if taught is None else taught.source.fingerprint(),
         "recipe": recipe.model_dump(mode="json"),
     }
     if out.exists():
-        return _finished(out, record)
-    module = load_module(family, source).float()
-    adapted = adapt(module, family, source, tuning, recipe.adapter, seed=recipe.seed) if recipe.adapter else None
-    if adapted is None:
-        _free_the_tower(module, family, source)
+        return finished(out, record)
+    start = start or Checkpoint(base, source, family, tuning, recipe)
+    keep_only(start.module, recipe.only)
     work = out.with_name(out.name + ".training")
     with written_to(work):
-        _claim(work, record)
-    loop = Loop(work, device=device, precision=recipe.precision, checkpoint_every=checkpoint_every, progress=progress)
+        claim(work, record)
+    loop = Loop(
+        work,
+        device=device,
+        precision=recipe.precision,
+        checkpoint_every=checkpoint_every,
+        progress=progress,
+        tracking=tracking,
+    )
     tasks, head = with_heads(tasks, recipe.seed, loop.place)
-    _train(module.to(loop.place), tasks, recipe, loop, out.name, head)
+    start.module.to(loop.place)
+    train(start, tasks, recipe, loop, out.name, head, taught)
     record["scores"] = {
-        name: {split: score(module, task, split) for split in ("validation", "test")} for name, task in tasks.items()
+        name: {split: _score(start, task, split) for split in ("validation", "test")} for name, task in tasks.items()
     }
-    if adapted is None:
-        write_expert(out, module, source, family, record, work / out.name, head)
-    else:
-        write_adapter(out, adapted, str(base), family, record, work / out.name, head)
+    start.write(out, record, work / out.name, head)
     shutil.rmtree(work)
     return record
 
 
-def _free_the_tower(module: nn.Module, family: Family, source: Source) -> None:
-    """Let the family's tower, and nothing else, ask for gradients."""
-    own = family.names(source.specs)
-    tower = {name for name in own.values() if name.startswith(family.tower)}
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in tower)
-
-
-def _train(
-    module: nn.Module,
+def train(
+    start: Start,
     tasks: Mapping[str, Task],
     recipe: FinetuneRecipe,
     loop: Loop,
     name: str,
     head: TrainedHead | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
-    """Train in place what asks for gradients, and a new head with it; both are left in eval mode."""
-    trained = nn.ModuleDict({"tower": module, **({"head": head.module} if head else {})})
-    predictors = {name: task.bind(module) for name, task in tasks.items()}
+    """Train in place what asks for gradients, and a new head with it; both are left in eval mode.
 
-    def loss(batches: Mapping[str, Batch]) -> Tensor:
-        return torch.stack([task.loss(predictors[name], batches[name]) for name, task in tasks.items()]).sum()
+    Args:
+        start: the model.
+        tasks: by name; each with a head.
+        recipe: rates, steps, batch, seed.
+        loop: where it runs and what it keeps.
+        name: of the training.
+        head: a new head, of the one task.
+        teacher: whose logits are the target; None takes the tasks' losses.
+    """
+    trained = nn.ModuleDict({"tower": start.module, **({"head": head.module} if head else {})})
+    loss = _loss_of(start, tasks, recipe.balance, teacher)
 
     def validate() -> dict[str, float]:
         trained.eval()
-        scores = {name: score(module, task, "validation") for name, task in tasks.items()}
+        scores = {name: _score(start, task, "validation") for name, task in tasks.items()}
         _to_train_mode(trained, several=len(tasks) > 1)
         first = [next(iter(score.values())) for score in scores.values()]
         return {"validation": sum(first) / len(first)}
@@ -150,15 +161,46 @@ def _train(
     trained.eval()
 
 
+def _loss_of(
+    start: Start, tasks: Mapping[str, Task], balance: float, teacher: Teacher | None
+) -> Callable[[Mapping[str, Batch]], Tensor]:
+    """Return the sum of the tasks' losses of a batch each, and of their routers' balance losses where there are any.
+
+    Raises:
+        ConfigError: where routers are to be balanced, and there are none.
+    """
+    predictors = {name: start.for_task(task) for name, task in tasks.items()}
+
+    def loss_of(name: str, batch: Batch) -> Tensor:
+        if teacher is not None:
+            return teacher.loss(tasks[name], predictors[name], batch)
+        return tasks[name].loss(predictors[name], batch)
+
+    if not balance:
+        return lambda batches: torch.stack([loss_of(name, batches[name]) for name in tasks]).sum()
+    family = next(iter(tasks.values())).family
+    routers = Routers(start.module, family)
+
+    def loss(batches: Mapping[str, Batch]) -> Tensor:
+        losses = []
+        for name in tasks:
+            mask = family.token_mask(batches[name]) if isinstance(family, HasTokens) else None
+            with routers.watched() as seen:
+                losses.append(loss_of(name, batches[name]))
+            losses.append(balance * mean_balance(seen, mask))
+        return torch.stack(losses).sum()
+
+    return loss
+
+
 def _to_train_mode(trained: nn.Module, *, several: bool) -> None:
     """Put a module into train mode; of several tasks, BatchNorm layers keep the base's statistics.
 
     A batch of one task would be normalised by that task's statistics, while evaluation has one mean for all.
     """
     trained.train()
-    for layer in trained.modules() if several else ():
-        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
-            layer.eval()
+    for layer in batch_norms(trained) if several else ():
+        layer.eval()
 
 
 def _batches(tasks: Mapping[str, Task], recipe: FinetuneRecipe) -> Callable[[int], Iterator[dict[str, Batch]]]:
@@ -175,30 +217,16 @@ def _batches(tasks: Mapping[str, Task], recipe: FinetuneRecipe) -> Callable[[int
     return batches
 
 
-class _Trained:
-    """A module in training as what `evaluate` asks."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
-        self.place = next(module.parameters()).device
-
-    def for_task(self, task: Task) -> Predictor:
-        predict = task.bind(self.module)
-
-        def moved(batch: Batch) -> Output:
-            return predict(
-                {key: item.to(self.place) if isinstance(item, Tensor) else item for key, item in batch.items()}
-            )
-
-        return moved
-
-
 def score(module: nn.Module, task: Task, split: Split) -> dict[str, float]:
     """Return a module's metrics on a split of a task, by name."""
-    return {name: score.value for name, score in evaluate(_Trained(module), task, split).scores.items()}
+    return _score(Trained(module), task, split)
 
 
-def _finished(out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+def _score(model: Trained | Start, task: Task, split: Split) -> dict[str, float]:
+    return {name: score.value for name, score in evaluate(model, task, split).scores.items()}
+
+
+def finished(out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the record of a folder that an equal call has made.
 
     Raises:
@@ -211,7 +239,7 @@ def _finished(out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     return record
 
 
-def _claim(work: Path, record: Mapping[str, Any]) -> None:
+def claim(work: Path, record: Mapping[str, Any]) -> None:
     """Note what the training in a folder is, or see that it is the same.
 
     Raises:

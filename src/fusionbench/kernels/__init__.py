@@ -31,7 +31,10 @@ class PartialScan(Scan, Protocol):
     def __call__(
         self, visit: Visit, *, among: Container[str] | None = None, most: int | None = None
     ) -> Iterator[State]:
-        """Visit the heads of the tiles, at `most` about so many entries of a model, or the tiles as `Scan` does."""
+        """Visit the heads of the tiles, at `most` about so many entries of a model, or the tiles as `Scan` does.
+
+        Where memory has no room for such a sample, nothing is visited.
+        """
         ...
 
 
@@ -51,6 +54,7 @@ class Kernel(NamedTuple):
         rows: whether tiles hold whole rows, one an output; such a kernel is not for matrices with the inputs first.
         whole: `(parameters) -> bool`: whether each tensor is ranked by itself: its first passes then see whole blocks,
             so that most tensors are at hand at once.
+        state: `(experts) -> bytes`: what one state of its first passes takes at most, beside a few numbers a tile.
     """
 
     apply: Callable[..., None]
@@ -61,3 +65,4 @@ class Kernel(NamedTuple):
     sited: bool = False
     rows: bool = False
     whole: Callable[[dict[str, Any]], bool] = lambda _: False
+    state: Callable[[int], int] = lambda _: 0

@@ -4,13 +4,15 @@ Importing Numba and its first look-up in its own cache take half a second, a thi
 each function is kept as an object file, which llvmlite, a part of Numba, loads in milliseconds.
 """
 
+import contextlib
 import ctypes
 import hashlib
 import json
+import logging
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import FunctionType
 from typing import Any, NamedTuple, TypeVar, cast
@@ -23,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 OPTIONS = {"nogil": True, "error_model": "numpy", "_nrt": False, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 """Strict arithmetic (no fast-math), division as IEEE has it, no memory from within, no entry for Python objects."""
 LOCK = threading.RLock()
+LOG = logging.getLogger(__name__)
 NUMBER, POINTERS = -1, -2
 """In the place of an array's dimensions."""
 
@@ -78,7 +81,8 @@ class Compiled:
         if run is None:
             kinds = tuple(map(_kind, arguments))
             with LOCK:
-                run = self._loaded[key] = _callable(_code(self, kinds), kinds)
+                run = self._loaded.get(key) or _callable(_code(self, kinds), kinds)
+                self._loaded[key] = run
         return run(arguments)
 
     def fingerprint(self) -> str:
@@ -118,15 +122,24 @@ def _kind(argument: Any) -> Kind:
 
 
 def _code(function: Compiled, kinds: tuple[Kind, ...]) -> Code:
-    """Return a function's machine code from the cache, where it is put if it is not there."""
+    """Return a function's machine code from the cache, where it is put if it is not there and there is room for it."""
+    key = repr((function.fingerprint(), kinds, _machine(), sorted(OPTIONS.items())))
+    name = f"{function.function.__name__}-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}"
+    try:
+        file = cache_folder("kernels") / name
+    except (OSError, RuntimeError) as error:
+        LOG.warning("Compiled code is not kept, so that each start compiles again: %s", error)
+        return _machine_code(function, kinds)
+    return _kept(file) or _keep(file, _machine_code(function, kinds))
+
+
+def _machine() -> tuple[str, ...]:
+    """Return what machine code is for: the compiler's versions, the processor and what it can do."""
     import llvmlite
     import llvmlite.binding as llvm
 
-    machine = (llvmlite.__version__, llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten())
-    key = repr((function.fingerprint(), kinds, machine, sorted(OPTIONS.items())))
-    name = f"{function.function.__name__}-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}"
-    file = cache_folder("kernels") / name
-    return _kept(file) or _keep(file, _machine_code(function, kinds))
+    features = llvm.get_host_cpu_features().flatten()
+    return version("numba"), llvmlite.__version__, llvm.get_process_triple(), llvm.get_host_cpu_name(), features
 
 
 def _kept(file: Path) -> Code | None:
@@ -141,12 +154,17 @@ def _kept(file: Path) -> Code | None:
 
 
 def _keep(file: Path, code: Code) -> Code:
+    """Put code into the cache where that can be done; return it."""
     digest = hashlib.blake2b(code.binary).hexdigest()
     head = json.dumps({"symbol": code.symbol, "returns": code.returns, "digest": digest})
-    descriptor, scratch = tempfile.mkstemp(dir=file.parent)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(head.encode() + b"\n" + code.binary)
-    os.replace(scratch, file)
+    scratch = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        scratch.write_bytes(head.encode() + b"\n" + code.binary)
+        os.replace(scratch, file)
+    except OSError as error:
+        LOG.warning("Compiled code is not kept, so that each start compiles again: %s", error)
+        with contextlib.suppress(OSError):
+            scratch.unlink()
     return code
 
 

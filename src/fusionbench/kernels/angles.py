@@ -10,7 +10,7 @@ import numpy as np
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, Place, Scan
 from fusionbench.kernels.compiled_tiles import weighted_sum
-from fusionbench.kernels.moments import Numbers, products
+from fusionbench.kernels.moments import Numbers, products, state_of
 
 Coefficients = Mapping[str, Sequence[float]]
 STRAIGHT = 0.9995
@@ -106,5 +106,7 @@ def _serves_stock(parameters: dict[str, Any]) -> bool:
     return bool(parameters["average"] == "cosine" and parameters["granularity"] == "tensor")
 
 
-ARC = Kernel(_along_arc, "models", prepare=_arcs, compiled=True, sited=True)
-STOCK = Kernel(_toward_mean, "deltas", prepare=_stocks, serves=_serves_stock, compiled=True)
+ARC = Kernel(
+    _along_arc, "models", prepare=_arcs, compiled=True, sited=True, state=lambda experts: state_of(experts + 1)
+)
+STOCK = Kernel(_toward_mean, "deltas", prepare=_stocks, serves=_serves_stock, compiled=True, state=state_of)

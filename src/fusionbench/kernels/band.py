@@ -9,6 +9,7 @@ from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, Place, Scan
 from fusionbench.kernels.consensus import add_merged
 from fusionbench.kernels.counting import Counts, drop_above, trim_below
+from fusionbench.kernels.passes import STATE
 from fusionbench.kernels.selection import Keep, Thresholds, kept, select
 
 
@@ -69,4 +70,12 @@ def _serves(parameters: dict[str, Any]) -> bool:
     return bool(parameters["granularity"] == "tensor" and parameters["rescale"] == "none")
 
 
-BAND = Kernel(_apply, "deltas", prepare=_prepare, serves=_serves, compiled=True, whole=lambda _: True)
+BAND = Kernel(
+    _apply,
+    "deltas",
+    prepare=_prepare,
+    serves=_serves,
+    compiled=True,
+    whole=lambda _: True,
+    state=lambda experts: 2 * experts * STATE,
+)

@@ -10,6 +10,7 @@ from fusionbench.kernels._compile import compiled
 from fusionbench.kernels.combine import divisor
 from fusionbench.kernels.compiled_tiles import weighted_sum
 from fusionbench.kernels.counting import trim_below
+from fusionbench.kernels.passes import STATE
 from fusionbench.kernels.selection import At, Keep, Scope, Thresholds, thresholds
 
 COMBINE = {"mean": 0, "sum": 1, "max": 2}
@@ -119,4 +120,12 @@ def _ranks_tensors(parameters: dict[str, Any]) -> bool:
     return bool(parameters["scope"] == "tensor")
 
 
-CONSENSUS = Kernel(_apply, "deltas", prepare=_prepare, serves=_serves, compiled=True, whole=_ranks_tensors)
+CONSENSUS = Kernel(
+    _apply,
+    "deltas",
+    prepare=_prepare,
+    serves=_serves,
+    compiled=True,
+    whole=_ranks_tensors,
+    state=lambda experts: experts * STATE,
+)

@@ -20,6 +20,11 @@ LANES = 1024
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
 
+def state_of(vectors: int) -> int:
+    """Return the bytes of the lanes of all inner products of so many vectors."""
+    return vectors * (vectors + 1) // 2 * LANES * 8
+
+
 class Sums:
     """The sums of the blocks that one thread visits, one block after the other.
 

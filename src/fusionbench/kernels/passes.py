@@ -14,6 +14,8 @@ from fusionbench.kernels.tiles import BLOCK, TILE
 Scope = Literal["model", "tensor", "changed"]
 Want = Callable[[str, int], Counts]
 HIGH, LOW = 1 << 15, 1 << 16
+STATE = LOW * 8
+"""Bytes of the larger histogram of one expert."""
 WHOLE = ""
 """Name of the group that holds every tensor."""
 

@@ -140,7 +140,10 @@ def _one_pass(scan: Scan, window: Window, scope: Scope) -> _Found:
         state[place] = (same, inputs.shape[1], scope == "changed" and bool(inputs.any()))
 
     tiles = {place: found for state in scan(visit) for place, found in state.items()}
-    above, counts = (np.sum(parts, axis=0) for parts in zip(*every, strict=True))
+    above, counts = every.pop()
+    for other_above, other_counts in every:
+        above += other_above
+        counts += other_counts
     ties = {place: same for place, (same, _, _) in tiles.items()}
     counts[np.arange(len(counts)), window.guess - window.least] += sum(ties.values())
     changed = {place[0] for place, (_, _, moved) in tiles.items() if moved}

@@ -11,6 +11,7 @@ from fusionbench.kernels import Block, Kernel, Place, Scan, State, Visit
 from fusionbench.kernels._compile import compiled
 from fusionbench.kernels.counting import trim_below
 from fusionbench.kernels.moments import Numbers, Sums, totals
+from fusionbench.kernels.passes import STATE
 from fusionbench.kernels.selection import Thresholds, select
 
 STRIP = 1024
@@ -169,4 +170,4 @@ def _ranks(parameters: dict[str, Any]) -> bool:
     return bool(parameters["select_topk"] != 1)
 
 
-MAJORITY = Kernel(_apply, "deltas", prepare=_prepare, compiled=True, sited=True, whole=_ranks)
+MAJORITY = Kernel(_apply, "deltas", prepare=_prepare, compiled=True, sited=True, whole=_ranks, state=lambda _: STATE)

@@ -1,7 +1,8 @@
 """Adaptation on unlabelled inputs: where it looks, the loss it descends, and the coefficients that it learns."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,18 +13,19 @@ from fusionbench.errors import ConfigError, NotAdaptable, NotFinite
 from fusionbench.families import Batch
 from fusionbench.methods._context import Context
 from fusionbench.methods._deltas import Mask, MergedModule
+from fusionbench.methods._selection import alike
 from fusionbench.mixing import FusedWeights
-from fusionbench.tasks import Predictor, Task
-from fusionbench.training import State, Step, Steps
+from fusionbench.tasks import Predictor, Split, Task
+from fusionbench.training import Metrics, State, Step, Steps
 from fusionbench.weights.sources import open_source
 from fusionbench.weights.tensors import LazyWeights
 
 AdaptSplit = Literal["test", "validation"]
-COEFFICIENTS = "coefficients"
+COEFFICIENTS, BEFORE = "coefficients", "before"
 COLLAPSED = 0.95
 """Share of one class among a task's predictions from which a collapse is reported."""
-LOOKED = 256
-"""Inputs of each task that are looked at for a collapse."""
+LOOKED, AT_ONCE = 256, 32
+"""Inputs of each task that are looked at for a collapse, and how many of them together."""
 Drawn = Mapping[str, Batch]
 """One batch of each task, without labels."""
 
@@ -41,6 +43,8 @@ class Adaptation:
         weight: factor of each task's loss; several batches that are run as one count as several.
         checkpoint_every: steps between checkpoints.
         evaluate_every: steps between scores on validation data; 0 is never.
+        together: inputs of a task that are held at once, in the forward and backward pass; None is all of its batch.
+        before: by task, the largest share of one class among the predictions where the adaptation began.
     """
 
     merged: MergedModule
@@ -51,6 +55,8 @@ class Adaptation:
     weight: int = 1
     checkpoint_every: int = 100
     evaluate_every: int = 0
+    together: int | None = None
+    before: dict[str, float] = field(default_factory=dict)
 
     def predictors(self) -> dict[str, Predictor]:
         """Return each task's head over the module, once every task was asked for its objective.
@@ -89,14 +95,15 @@ class Adaptation:
         self.merged.clear()
         total = torch.zeros((), device=self.context.device)
         for name, one in drawn.items():
-            loss = self.tasks[name].objective(predictors[name], one)
-            if not bool(torch.isfinite(loss.detach())):
-                raise NotFinite(
-                    f"The adaptation's loss on the task {name} is {float(loss.detach())}: its logits are not finite. "
-                    "Check the experts, lower method.learning_rate, or leave clamp=true."
-                )
-            (self.weight * loss).backward()  # type: ignore[no-untyped-call]
-            total += loss.detach()
+            for part, share in parts_of(one, self.together):
+                loss = self.tasks[name].objective(predictors[name], part)
+                if not bool(torch.isfinite(loss.detach())):
+                    raise NotFinite(
+                        f"The adaptation's loss on the task {name} is {float(loss.detach())}: its logits are not "
+                        "finite. Check the experts, lower method.learning_rate, or leave clamp=true."
+                    )
+                (self.weight * share * loss).backward()  # type: ignore[no-untyped-call]
+                total += share * loss.detach()
         return total
 
     def learn(
@@ -104,6 +111,8 @@ class Adaptation:
         trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, put: Callable[[], None],
     ) -> None:  # fmt: skip
         """Run the one loop over these tasks; `put` puts the weights of the present state, for scores on the way.
+
+        The curve has a point each step; the progress says the last step's loss.
 
         Raises:
             Interrupted: on Ctrl-C; the same command goes on from the last checkpoint.
@@ -113,13 +122,35 @@ class Adaptation:
         def validate() -> dict[str, float]:
             put()
             scores = context.evaluate(FusedWeights(merged.weights(), context.family, merged.reference))
-            return {"validation": sum(scores.values()) / len(scores), **scores}
+            mean = {"validation": sum(scores.values()) / len(scores)} if alike(self.tasks) else {}
+            return {**mean, **scores}
 
-        loop = replace(context.loop, checkpoint_every=self.checkpoint_every)
+        lost = 0.0
+
+        def watched(state: State, drawn: Any) -> Metrics:
+            nonlocal lost
+            metrics = step(state, drawn)
+            lost = float(metrics["loss"])
+            self._remember(state)
+            return metrics
+
+        def told(what: str, done: int, total: int) -> None:
+            if context.loop.progress is not None:
+                context.loop.progress(f"{what}, loss {lost:.4g}", done, total)
+
+        loop = replace(context.loop, checkpoint_every=self.checkpoint_every, log_every=1, progress=told)
         course = Steps(steps, seed=context.seed, validate_every=self.evaluate_every)
         validating = validate if self.evaluate_every > 0 else None
-        loop.run(name, course, step, batches, trained, optimizer, validate=validating)
+        loop.run(name, course, watched, batches, trained, optimizer, validate=validating)
         merged.clear()
+
+    def _remember(self, state: State) -> None:
+        """Keep, from the first step on, what the predictions were like then."""
+        if not self.before:
+            if BEFORE not in state.extra:
+                shares = shares_of_one_class(self.merged, self.tasks, self.split)
+                state.extra[BEFORE] = torch.tensor([shares.get(name, 0.0) for name in self.tasks])
+            self.before.update(zip(self.tasks, state.extra[BEFORE].tolist(), strict=True))
 
 
 def learn_coefficients(
@@ -182,7 +213,7 @@ def spread(coefficients: Tensor) -> dict[str, Tensor | float]:
 
 
 def check_adaptable(
-    tasks: Mapping[str, Task], predictors: Mapping[str, Predictor], split: AdaptSplit, device: torch.device
+    tasks: Mapping[str, Task], predictors: Mapping[str, Predictor], split: Split, device: torch.device
 ) -> None:
     """Ask every task for its objective once, so that what cannot be adapted is refused before anything long.
 
@@ -198,6 +229,17 @@ def check_adaptable(
         first = next(task.batches(split, size=2, limit=2, labels=False))
         with torch.no_grad():
             task.objective(predictors[name], placed(first, device))
+
+
+def parts_of(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
+    """Yield a batch in parts of so many examples, each with its share of them."""
+    count = len(next(iter(batch.values())))
+    if size is None or size >= count:
+        yield batch, 1.0
+        return
+    for first in range(0, count, size):
+        last = min(first + size, count)
+        yield {key: value[first:last] for key, value in batch.items()}, (last - first) / count
 
 
 def placed(batch: Batch, device: torch.device) -> Batch:
@@ -235,12 +277,24 @@ def read_coefficients(path: Path, merged: MergedModule, shape: tuple[int, int]) 
 
 
 @torch.no_grad()
-def report_collapse(merged: MergedModule, tasks: Mapping[str, Task], context: Context, split: AdaptSplit) -> None:
-    """Note every task for which the model predicts almost only one class: what entropy rewards, and nobody wants."""
+def shares_of_one_class(merged: MergedModule, tasks: Mapping[str, Task], split: AdaptSplit) -> dict[str, float]:
+    """Return, by task that predicts classes, the largest share of one class among `LOOKED` predictions."""
+    found = {}
     for name, task in tasks.items():
-        looked = placed(next(task.batches(split, size=LOOKED, limit=LOOKED, labels=False)), merged.device)
-        outputs = task.bind(merged.module)(looked)
-        if isinstance(outputs, Tensor) and outputs.ndim == 2 and outputs.shape[1] > 1:
-            share = float(outputs.argmax(dim=1).bincount().max()) / len(outputs)
-            if share > COLLAPSED:
-                context.note(f"{name}: {share:.0%} of the predictions are one class; the entropy has collapsed")
+        predict = task.bind(merged.module)
+        read = islice(task.batches(split, size=AT_ONCE, limit=LOOKED, labels=False), LOOKED // AT_ONCE)
+        outputs = [predict(placed(one, merged.device)) for one in read]
+        if all(isinstance(one, Tensor) and one.ndim == 2 and one.shape[1] > 1 for one in outputs):
+            predicted = torch.cat([one.argmax(dim=1) for one in outputs])
+            found[name] = float(predicted.bincount().max()) / len(predicted)
+    return found
+
+
+def report_collapse(adaptation: Adaptation) -> None:
+    """Note every task for which the model predicts almost only one class: what entropy rewards, and nobody wants."""
+    found = shares_of_one_class(adaptation.merged, adaptation.tasks, adaptation.split)
+    for name, share in found.items():
+        before = adaptation.before.get(name, 0.0)
+        if share > COLLAPSED:
+            why = f"as {before:.0%} were at the start" if before > COLLAPSED else "the entropy has collapsed"
+            adaptation.context.note(f"{name}: {share:.0%} of the predictions are one class; {why}")

@@ -4,28 +4,23 @@
 in memory, in bfloat16, or in a file that is mapped.
 """
 
-import mmap
-import shutil
-import tempfile
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusionbench.families import Family, load_module
 from fusionbench.merge import Pool
+from fusionbench.methods._mapped import MappedTensors, ScratchFiles, release
 from fusionbench.weights.checks import fit
-from fusionbench.weights.headers import Source
 from fusionbench.weights.roles import is_statistic
 from fusionbench.weights.safetensors import SafetensorsSource
 from fusionbench.weights.tensors import LazyWeights, Weights
 
 Storage = Literal["memory", "bfloat16", "disk"]
-BLOCK = 1 << 20
-"""Entries of deltas in bfloat16 that are widened at a time."""
+BLOCK = 1 << 17
+"""Entries of a tensor that are merged or reduced at a time, so that what comes between stays in the cache."""
 
 
 class Part(NamedTuple):
@@ -47,6 +42,8 @@ class MergedModule:
         names: canonical names of the fused float parameters, in order: the columns of layer-wise coefficients.
         experts: names of the experts: the rows.
         reference: the base, whose names are canonical.
+        base: its fused tensors by canonical name; on the CPU views of its files, in the kind of number they have there.
+        deltas: `(experts, entries)` by canonical name.
         statistics: of BatchNorm layers, by canonical name: the module's, over all experts.
     """
 
@@ -57,7 +54,7 @@ class MergedModule:
         *,
         storage: Storage = "memory",
         device: torch.device | None = None,
-        reduce: Callable[[Tensor], Tensor] | None = None,
+        summed: bool = False,
     ) -> None:
         """Load the base as a module and the experts as deltas, one expert's tensor at a time.
 
@@ -66,8 +63,7 @@ class MergedModule:
             family: how the module runs.
             storage: where the deltas lie.
             device: of the module.
-            reduce: makes fewer rows of a tensor's deltas `(experts, entries)` before they are kept, for methods that
-                never look at one expert alone.
+            summed: keep only the sum of the deltas, `(1, entries)`, for methods that never look at one expert alone.
 
         Raises:
             IncompatibleModels: with every difference between the models.
@@ -87,58 +83,86 @@ class MergedModule:
             parameter.requires_grad_(False)
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        self.base = {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
-        self._scratch = Path(tempfile.mkdtemp(prefix="deltas-")) if storage == "disk" else None
-        if self._scratch is not None:
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
+        self._mapped = self._map()
+        self.base: Mapping[str, Tensor] = (
+            {name: parameter.detach().clone() for name, parameter in self.parameters.items()}
+            if self._mapped is None
+            else self._mapped
+        )
+        self._lend_the_rest(held, inside)
         self._sources = [(LazyWeights(e), own) for e, own in zip(pool.experts.values(), found.names, strict=True)]
-        self.statistics = self._mixed_statistics(found.scope, inside)
-        self.deltas: dict[str, Tensor] = {}
-        for name in fused:
-            deltas = self._read(name)
-            self.deltas[name] = self._kept(deltas if reduce is None else reduce(deltas), storage)
+        means = [n for n in found.scope if is_statistic(n) and n.endswith("mean") and n in inside]
+        self._statistics = {name: name.removesuffix("mean") + "var" for name in means}
+        self.statistics = self.mixed_statistics(range(len(self.experts)))
+        state = self.module.state_dict()
+        for name, tensor in self.statistics.items():
+            state[inside[name]].copy_(tensor)
+        self._scratch = ScratchFiles() if storage == "disk" else None
+        self.deltas = {name: self._kept(name, storage, summed=summed) for name in fused}
 
-    def _read(self, name: str) -> Tensor:
-        """Return a tensor's deltas from the files, `(experts, entries)`, float32."""
-        return torch.stack([(expert - self.base[name]).reshape(-1) for expert in self._held(name)])
+    def _map(self) -> MappedTensors | None:
+        """Return the base as views of its files, where it lies in files and the module on the CPU."""
+        if self.device.type != "cpu" or not isinstance(self.reference, SafetensorsSource):
+            return None
+        return MappedTensors(self.reference)
 
-    def _held(self, name: str) -> list[Tensor]:
-        """Return a tensor of each expert from the files, float32."""
-        held = []
-        for weights, own in self._sources:
-            # Cloned where it would be a view of the file, whose memory is let go.
-            held.append(weights[own[name]].to(self.device, torch.float32, copy=True))
-            release(weights.source)
-        return held
+    def _lend_the_rest(self, held: Mapping[str, nn.Parameter], inside: Mapping[str, str]) -> None:
+        """Let what is not fused, such as a tower that is never run, lie in the base's files."""
+        for name, own in inside.items():
+            if self._mapped is not None and own in held and name not in self.parameters:
+                stored = self._mapped.get(name)
+                if stored is not None and stored.dtype == held[own].dtype:
+                    held[own].data = stored
+
+    def _expert(self, number: int, name: str) -> Tensor:
+        """Return a tensor of an expert from its files, float32, on memory of its own."""
+        weights, own = self._sources[number]
+        tensor = weights[own[name]].to(self.device, torch.float32)
+        release(weights.source)
+        return tensor
+
+    def _delta(self, number: int, name: str) -> Tensor:
+        """Return an expert's delta of a tensor from the files, `(entries,)`, float32."""
+        delta = self._expert(number, name).sub_(self.base[name]).reshape(-1)
+        self._let_go(name)
+        return delta
+
+    def _kept(self, name: str, storage: Storage, *, summed: bool) -> Tensor:
+        """Return a tensor's deltas `(experts, entries)`, or their sum `(1, entries)`, where they are to lie."""
+        entries, kind = self.parameters[name].numel(), torch.bfloat16 if storage == "bfloat16" else torch.float32
+        if summed:
+            total = torch.zeros(1, entries, device=self.device)
+            for number in range(len(self.experts)):
+                total[0] += self._delta(number, name)
+            return total
+        shape = (len(self.experts), entries)
+        kept = self._scratch.empty(name, shape) if self._scratch else torch.empty(shape, dtype=kind, device=self.device)
+        for number, row in enumerate(kept):
+            row.copy_(self._delta(number, name))
+            self._let_go(name)
+        return kept
+
+    def _let_go(self, name: str) -> None:
+        """Give back what memory holds of a tensor's files."""
+        if self._mapped is not None:
+            self._mapped.let_go(name)
+        if self._scratch is not None:
+            self._scratch.let_go(name)
 
     @torch.no_grad()
-    def _mixed_statistics(self, scope: Sequence[str], inside: Mapping[str, str]) -> dict[str, Tensor]:
-        """Give the module the BatchNorm statistics of all experts' inputs together; return them by canonical name.
+    def mixed_statistics(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Return the BatchNorm statistics of the inputs of some experts together, by canonical name.
 
         μ = Σ μᵢ / N and σ² = Σ (σᵢ² + (μᵢ − μ)²) / N, as a streamed merge has them.
         """
         found: dict[str, Tensor] = {}
-        for name in scope:
-            if is_statistic(name) and name.endswith("mean") and name in inside:
-                variance = name.removesuffix("mean") + "var"
-                means, variances = (torch.stack(self._held(part)).double() for part in (name, variance))
-                mean = means.mean(dim=0)
-                found |= {name: mean.float(), variance: (variances + (means - mean) ** 2).mean(dim=0).float()}
-        state = self.module.state_dict()
-        for name, tensor in found.items():
-            state[inside[name]].copy_(tensor)
+        for name, variance in self._statistics.items():
+            means, variances = (
+                torch.stack([self._expert(row, part) for row in rows]).double() for part in (name, variance)
+            )
+            mean = means.mean(dim=0)
+            found |= {name: mean.float(), variance: (variances + (means - mean) ** 2).mean(dim=0).float()}
         return found
-
-    def _kept(self, deltas: Tensor, storage: Storage) -> Tensor:
-        """Return deltas `(experts, entries)` where they are to lie."""
-        if storage == "bfloat16":
-            return deltas.bfloat16()
-        if self._scratch is None:
-            return deltas
-        file = self._scratch / str(len(self.deltas))
-        mapped = torch.from_file(str(file), shared=True, size=deltas.numel(), dtype=torch.float32)
-        mapped.copy_(deltas.reshape(-1))
-        return mapped.view(deltas.shape)
 
     @torch.no_grad()
     def put(self, coefficients: Tensor, mask: Mask | None = None, *, exact: bool = False) -> None:
@@ -150,23 +174,27 @@ class MergedModule:
             exact: read the deltas from the files, whatever of them is kept here.
         """
         for column, name in enumerate(self.names):
-            total = self.total(name, coefficients, column, exact=exact)
-            parameter, base = self.parameters[name], self.base[name]
+            base, parameter = self.base[name].reshape(-1), self.parameters[name].view(-1)
             part = mask.get(name) if mask is not None else None
-            if part is None:
-                torch.add(base, total.view(base.shape), out=parameter)
-            else:
-                values = part.values.view(base.shape)
-                torch.addcmul(base, total.view(base.shape), values, value=1 / part.mean, out=parameter)
+            for block, total in self.totals(name, coefficients, column, exact=exact):
+                if part is not None:
+                    total.mul_(part.values[block]).div_(part.mean)
+                torch.add(base[block], total, out=parameter[block])
+            self._let_go(name)
 
-    @torch.no_grad()
-    def total(self, name: str, coefficients: Tensor, column: int, *, exact: bool = False) -> Tensor:
-        """Return Σ λᵢ·τᵢ of one tensor, `(entries,)`; `column` is the tensor's place among the names."""
+    def totals(
+        self, name: str, coefficients: Tensor, column: int, *, exact: bool = False
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Yield Σ λᵢ·τᵢ of one tensor, block by block; `column` is the tensor's place among the names."""
         factors = coefficients[:, column if coefficients.shape[1] > 1 else 0].detach()
-        deltas = self._read(name) if exact else self.deltas[name]
-        if deltas.dtype == torch.float32:
-            return factors @ deltas
-        return torch.cat([factors @ block.float() for block in torch.split(deltas, BLOCK, dim=1)])
+        if exact:
+            deltas = torch.stack([self._delta(number, name) for number in range(len(self.experts))])
+        else:
+            deltas = self.deltas[name]
+        for block in blocks_of(deltas.shape[1]):
+            yield block, factors @ deltas[:, block].float()
+            if self._scratch is not None:
+                self._scratch.let_go(name)
 
     @torch.no_grad()
     def gradient(self, groups: int, mask: Mask | None = None) -> Tensor:
@@ -187,11 +215,10 @@ class MergedModule:
             if part is not None:
                 flat = flat.mul_(part.values).div_(part.mean)
             deltas = self.deltas[name]
-            if deltas.dtype == torch.float32:
-                found[:, column] = deltas @ flat
-            else:
-                for block, piece in zip(torch.split(deltas, BLOCK, dim=1), torch.split(flat, BLOCK), strict=True):
-                    found[:, column] += block.float() @ piece
+            for block in blocks_of(len(flat)):
+                found[:, column] += deltas[:, block].float() @ flat[block]
+                if self._scratch is not None:
+                    self._scratch.let_go(name)
         return found if groups > 1 else found.sum(dim=1, keepdim=True)
 
     def take(self, name: str) -> Tensor | None:
@@ -211,9 +238,7 @@ class MergedModule:
         return {name: tensor.detach().cpu().clone() for name, tensor in held.items()}
 
 
-def release(source: Source) -> None:
-    """Let go of the memory that holds what was read of a mapped checkpoint; it comes from the file again when asked."""
-    for file in source.files if isinstance(source, SafetensorsSource) else ():
-        mapped = file.read(next(iter(file.specs))).obj
-        if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-            mapped.madvise(mmap.MADV_DONTNEED)
+def blocks_of(entries: int) -> Iterator[slice]:
+    """Yield the blocks of a tensor's flat entries."""
+    for first in range(0, entries, BLOCK):
+        yield slice(first, min(first + BLOCK, entries))

@@ -27,7 +27,7 @@ LARGE = 1 << 20
 
 def collect_fisher(
     task: Task, backbone: nn.Module, context: Context, *, estimator: Estimator = "exact", examples: Count = 256,
-    batch: Count = 32, split: CollectSplit = "train",
+    batch: Count = 32, shuffle: bool = True, split: CollectSplit = "train",
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the diagonal Fisher information of the parameters that ask for gradients, by name, each of its shape.
 
@@ -38,8 +38,9 @@ def collect_fisher(
         estimator: `exact` is Σ_x Σ_y p(y|x)·(∂log p(y|x)/∂θ)² / n, one backward pass an example and class; `sampled`
             draws one y an example from p (the paper for many classes); `empirical` takes the label's y; `mergelm`, as
             fusion_bench has it, squares the gradient of Σ_x Σ_y √p·log p of a whole batch.
-        examples: how many inputs of each task, in a random order of the seed.
+        examples: how many inputs of each task.
         batch: inputs that are read together; part of what `mergelm` computes, no matter to the others.
+        shuffle: read them in a random order of the seed; else the first ones, as fusion_bench 0.2.33 does for CLIP.
         split: where the inputs come from.
 
     Raises:
@@ -51,7 +52,9 @@ def collect_fisher(
     # Drawn at once, so that batches of another size use the same numbers.
     chance = torch.rand(examples, generator=torch.Generator().manual_seed(context.seed)).to(context.device)
     count = 0
-    for one in drawn(task, split, context, examples=examples, batch=batch, labels=estimator == "empirical"):
+    for one in drawn(
+        task, split, context, examples=examples, batch=batch, shuffle=shuffle, labels=estimator == "empirical"
+    ):
         size = _size(one)
         if estimator == "mergelm":
             squares = _square_of_batch(terms, free, one)
@@ -115,16 +118,18 @@ def _sum_of_squares(
     return _one_by_one(terms, free, batch, estimator, chance)
 
 
-def _directions(logs: Tensor, estimator: Estimator, chance: Tensor) -> tuple[Tensor, Tensor]:
-    """Return of one example which combinations of its terms are differentiated, `(rows, terms)`, and their weights."""
+def _directions(logs: Tensor, estimator: Estimator, chance: Tensor) -> Tensor:
+    """Return of one example which combinations of its terms are differentiated, `(rows, terms)`.
+
+    Each is multiplied by the square root of what its squared gradient counts, which costs less than to weigh gradients.
+    """
     count = len(logs)
     if estimator == "sampled":
         bounds = logs.double().exp().cumsum(dim=-1)
         drawn_class = (bounds <= chance * bounds[-1]).sum(dim=-1)
         chosen = torch.arange(count, device=logs.device) == drawn_class
-        return chosen.to(logs.dtype).unsqueeze(0), logs.new_ones(1)
-    weights = logs.exp() if estimator == "exact" else torch.ones_like(logs)
-    return torch.eye(count, dtype=logs.dtype, device=logs.device), weights
+        return chosen.to(logs.dtype).unsqueeze(0)
+    return torch.diag((logs / 2).exp() if estimator == "exact" else torch.ones_like(logs))
 
 
 def _together(terms: Terms, free: Mapping[str, Tensor], batch: Batch, estimator: Estimator, chance: Tensor) -> Squares:
@@ -139,10 +144,10 @@ def _together(terms: Terms, free: Mapping[str, Tensor], batch: Batch, estimator:
             return found[0]
 
         logs, pull, *_ = vjp(terms_at, *values.values())
-        rows, weights = _directions(logs, estimator, drawn_number)
-        total = [torch.zeros_like(value) for value in values.values()]
-        for row, weight in zip(rows.unbind(0), weights.unbind(0), strict=True):
-            total = [torch.addcmul(t, weight * g, g) for t, g in zip(total, pull(row), strict=True)]
+        first, *others = _directions(logs, estimator, drawn_number).unbind(0)
+        total = [gradient.square() for gradient in pull(first)]
+        for row in others:
+            total = [torch.addcmul(t, g, g) for t, g in zip(total, pull(row), strict=True)]
         return total
 
     found = {name: torch.zeros_like(value) for name, value in values.items()}
@@ -165,10 +170,9 @@ def _one_by_one(
     total = {name: torch.zeros_like(p) for name, p in free.items()}
     for index in range(_size(batch)):
         logs = terms({key: value[index : index + 1] for key, value in batch.items()})[0]
-        rows, weights = _directions(logs.detach(), estimator, chance[index])
-        for row, weight in zip(rows, weights, strict=True):
+        for row in _directions(logs.detach(), estimator, chance[index]):
             gradients = torch.autograd.grad(logs, list(free.values()), row, retain_graph=True, allow_unused=True)
             for name, gradient in zip(free, gradients, strict=True):
                 if gradient is not None:
-                    total[name].addcmul_(gradient, gradient, value=float(weight))
+                    total[name].addcmul_(gradient, gradient)
     return total

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from fusionbench.errors import NotAdaptable, NotFinite
 from fusionbench.families import Batch
-from fusionbench.methods._adaptation import COEFFICIENTS, Adaptation, Drawn, placed, spread
+from fusionbench.methods._adaptation import (
+    COEFFICIENTS,
+    Adaptation,
+    Drawn,
+    check_adaptable,
+    placed,
+    spread,
+)
 from fusionbench.methods._deltas import MergedModule
 from fusionbench.methods._statistics import CollectSplit
 from fusionbench.tasks import Predictor, Task
@@ -33,7 +40,7 @@ class Looks:
 
 
 class Walk:
-    """The walk of one run, in the space of the coefficients."""
+    """The walk of one run, in the space of the coefficients; what it cannot look at is refused when it is made."""
 
     def __init__(
         self, adaptation: Adaptation, learned: Tensor, looks: Looks, oracle: Oracle, granularity: Granularity,
@@ -45,6 +52,10 @@ class Walk:
         if not self.tasks:
             raise NotAdaptable("There are no tasks to take a gradient on: FW-Merging needs a suite, or experts' tasks.")
         self.predictors = {name: task.bind(self.merged.module) for name, task in self.tasks.items()}
+        for task in self.tasks.values():
+            task.size(looks.split)
+        if looks.loss == "entropy":
+            check_adaptable(self.tasks, self.predictors, looks.split, self.merged.device)
 
     def hard(self, iterations: int) -> None:
         """Move to one expert each iteration."""

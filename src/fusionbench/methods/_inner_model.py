@@ -11,7 +11,9 @@ from fusionbench.methods._context import Context
 from fusionbench.methods._statistics import collect_all
 from fusionbench.mixing import FusedWeights
 from fusionbench.registry import methods
+from fusionbench.signatures import arguments
 from fusionbench.tasks import Task
+from fusionbench.weights.aliases import written_once
 from fusionbench.weights.engine import run_plan
 from fusionbench.weights.tensors import LazyWeights, MemorySink
 
@@ -44,7 +46,7 @@ def fuse_inner(
     entry = methods[method.name]
     function = entry.load()
     if entry.kind == "whole":
-        fused = function(pool, tasks, context, **method.params)
+        fused = function(pool, tasks, context, **arguments(function, method.params))
         if not isinstance(fused, FusedWeights):
             raise ConfigError(f"method.inner={method.name} gives more than one set of weights, which {owner} needs.")
         return fused
@@ -54,7 +56,8 @@ def fuse_inner(
         pool = replace(pool, statistics={name: _collected(context, name) for name in pool.experts})
     plan = plan_of(pool, method, seed=context.seed)
     sink = MemorySink([step.output for step in plan])
-    run_plan(plan, entry, sink, values=method.params, threads=1)
+    once, both, _ = written_once(plan, sink)
+    run_plan(once, entry, both, values=method.params, threads=1)
     tower = {name: tensor for name, tensor in sink.weights.items() if name.startswith(pool.tower)}
     return FusedWeights(tower, context.family, pool.reference, device=context.device)
 

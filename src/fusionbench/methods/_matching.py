@@ -60,10 +60,10 @@ def match_weights(
         random: of the order in which groups are visited.
         sweeps: over all groups, at most.
     """
-    touched: dict[str, list[tuple[str, int]]] = {}
+    touched: dict[str, list[tuple[str, int, int]]] = {}
     for group in groups:
         for name, axis in (*group.produced, *group.read):
-            touched.setdefault(name, []).append((group.name, axis))
+            touched.setdefault(name, []).append((group.name, axis, group.runs.get(name, 1)))
     orders = {group.name: torch.arange(group.units) for group in groups}
     for _ in range(sweeps):
         moved = False
@@ -81,17 +81,19 @@ def match_weights(
 
 
 def _similarity(
-    one: Tensors, other: Tensors, group: Permutation, touched: Mapping[str, Sequence[tuple[str, int]]], orders: Orders
-) -> Tensor:
+    one: Tensors, other: Tensors, group: Permutation, touched: Mapping[str, Sequence[tuple[str, int, int]]],
+    orders: Orders,
+) -> Tensor:  # fmt: skip
     """Return Σ over the group's axes of Aᵢ·Bⱼ, `(units, units)` float64, B in the present order of all other axes."""
     total = torch.zeros(group.units, group.units, dtype=torch.float64)
     for name, axis in (*group.produced, *group.read):
         turned = other[name]
-        for its, at in touched[name]:
+        for its, at, count in touched[name]:
             if (its, at) != (group.name, axis):
-                turned = reordered(turned, at, orders[its])
-        rows = units_first(one[name], axis, group.units).double()
-        total += (rows @ units_first(turned, axis, group.units).double().T).cpu()
+                turned = reordered(turned, at, orders[its], count)
+        runs = group.runs.get(name, 1)
+        rows = units_first(one[name], axis, group.units, runs).double()
+        total += (rows @ units_first(turned, axis, group.units, runs).double().T).cpu()
     return total
 
 

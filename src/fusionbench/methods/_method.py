@@ -5,8 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeVar
 
 from fusionbench.kernels import Kernel
-from fusionbench.parameters import Parameter, describe
+from fusionbench.parameters import Parameter
 from fusionbench.registry import Entry
+from fusionbench.signatures import describe
 
 F = TypeVar("F", bound=Callable[..., Any])
 Kind = Literal["reference", "stream", "rebuild", "whole"]
@@ -21,6 +22,8 @@ STATISTICS = Parameter(
     "statistics", "string", nullable=True,
     doc="folder of statistics that an earlier run collected: nothing is looked at, only merged.",
 )  # fmt: skip
+PARTS = ("linears", "blocks", "mlps", "permutations")
+"""What a method may ask of a family besides running it; the names are those of `HasParts` and `HasPermutations`."""
 LAWS = ("identity", "order", "scale_zero", "shift", "single")
 """What a method may claim: experts = base gives base; the experts' order is no matter; scale 0 gives base; adding one
 tensor to all inputs adds it to the result; a single expert is returned as it is."""
@@ -34,6 +37,7 @@ def merge_method(
     category: Category,
     version: int,
     needs: tuple[str, ...] = (),
+    parts: tuple[str, ...] = (),
     unit: Literal["element", "row", "tensor"] = "element",
     base: Literal["required", "optional", "unused"] = "required",
     kernel: Kernel | None = None,
@@ -60,12 +64,14 @@ def merge_method(
         category: what the papers call it.
         version: raised by whoever changes a number.
         needs: of unlabelled, labelled, validation, gradients, one_architecture, training_after.
+        parts: of `PARTS`, what it asks of the family besides running it; a family without one cannot be merged by it.
         unit: what it must see at once: any block of entries, whole rows, or whole tensors.
         base: whether the pretrained model is an input.
         kernel: its torch-free form, an attribute of a module in `kernels`.
         prepare: `(read, at, **parameters)`: a first look at the whole model; `read()` yields `(site, base, experts)` in
             chunks and may be called any number of times, `at` has each tensor's own parameters; a keyword `statistics`
-            is such a reader too, of `(site, one tensor an expert)`.
+            is such a reader too, of `(site, one tensor an expert)`. Of the kind rebuild `(pool, **parameters)`.
+            What it returns reaches the function as `prepared`.
         collect: `(task, backbone, context, **parameters)`: what the merge needs to know of an expert's data, by name of
             the module's parameters; its keywords join the schema, and the tensors reach the function as `stats`.
         sites: of the kind rebuild: from pool and family to the modules that it is given one by one.
@@ -79,7 +85,8 @@ def merge_method(
         compat: parameters that a peer's preset sets, by preset.
 
     Raises:
-        TypeError: where the signature does not fit the kind, or a law is neither claimed nor explained.
+        TypeError: where the signature does not fit the kind, a law is neither claimed nor explained, or a part has
+            another name.
     """
     unexplained = [law for law in LAWS if law not in laws and law not in (exempt or {})]
     if kind == "stream" and unexplained:
@@ -87,7 +94,9 @@ def merge_method(
     if (kind == "rebuild") is (sites is None):
         raise TypeError(f"{name}: sites belong to methods of the kind rebuild, and only to those.")
 
-    parts = {"sites": sites, "rest": rest, "configure": configure, "check": check}
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise TypeError(f"{name}: families have no parts {', '.join(unknown)}; expected some of {', '.join(PARTS)}.")
+    hooks = {"sites": sites, "rest": rest, "configure": configure, "check": check}
 
     def register(function: F) -> F:
         parameters = inspect.signature(function).parameters.values()
@@ -98,16 +107,22 @@ def merge_method(
         entry = Entry(
             name, summary, f"{function.__module__}:{function.__qualname__}", version, kind, category, paper, needs,
             unit, base, _location(kernel), laws, exempt or {}, _parameters(function, collect, rest), compat or {},
-            {"stacks": True} if stacks else None,
+            _further(stacks, parts),
         )  # fmt: skip
         function.entry = entry  # type: ignore[attr-defined]
         function.prepare = prepare  # type: ignore[attr-defined]
         function.collect = collect  # type: ignore[attr-defined]
-        for part, item in parts.items() if kind == "rebuild" else ():
-            setattr(function, part, item)
+        for hook, item in hooks.items() if kind == "rebuild" else ():
+            setattr(function, hook, item)
         return function
 
     return register
+
+
+def _further(stacks: bool, parts: tuple[str, ...]) -> dict[str, Any] | None:
+    """Return what only some methods say of themselves, None where there is nothing."""
+    found: dict[str, Any] = {"stacks": True} if stacks else {}
+    return found | ({"parts": list(parts)} if parts else {}) or None
 
 
 def _parameters(

@@ -25,7 +25,7 @@ def operate(features: Tensor, down: Tensor, up: Tensor) -> Tensor:
     """Return z − U·ReLU(D·z) (arXiv:2402.02705, eq. 4).
 
     Args:
-        features: `(examples, width)`.
+        features: `(examples, …, width)`: one vector an example, or one at each place of it.
         down: D, `(rank, width)`.
         up: U, `(width, rank)`.
     """

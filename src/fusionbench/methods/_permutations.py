@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fusionbench.errors import ConfigError, IncompatibleModels, MissingPart
-from fusionbench.families import Batch, Family, HasPermutations, Permutation
+from fusionbench.families import Batch, Family, HasPermutations, Permutation, batch_norms, reestimate
 from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
 from fusionbench.methods._statistics import CollectSplit, Wearer
@@ -38,32 +38,34 @@ def groups_of(pool: Pool, family: Family, wearer: Wearer, method: str) -> tuple[
     for group in family.permutations(pool.reference.config):
         for name, axis in (*group.produced, *group.read):
             shape = state[name].shape if name in canonical else ()
-            if axis >= len(shape) or shape[axis] % group.units:
+            if axis >= len(shape) or shape[axis] % (group.units * group.runs.get(name, 1)):
                 problems.append(f"  {group.name}: axis {axis} of {name} {list(shape)} holds no {group.units} units")
         if not problems:
             produced = tuple((canonical[name], axis) for name, axis in group.produced)
-            groups.append(group._replace(produced=produced, read=tuple((canonical[n], a) for n, a in group.read)))
+            runs = {canonical[name]: count for name, count in group.runs.items()}
+            read = tuple((canonical[name], axis) for name, axis in group.read)
+            groups.append(group._replace(produced=produced, read=read, runs=runs))
     if problems:
         raise IncompatibleModels("\n".join([f"The permutations of {family.name!r} do not fit:", *problems]))
     return tuple(groups)
 
 
-def units_first(tensor: Tensor, axis: int, units: int) -> Tensor:
-    """Return a tensor as `(units, entries a unit)`."""
-    return tensor.movedim(axis, 0).reshape(units, -1)
+def units_first(tensor: Tensor, axis: int, units: int, runs: int = 1) -> Tensor:
+    """Return a tensor as `(units, entries a unit)`; an axis of several runs has each unit once in every run."""
+    return tensor.movedim(axis, 0).reshape(runs, units, -1).movedim(1, 0).reshape(units, -1)
 
 
-def mapped(tensor: Tensor, axis: int, matrix: Tensor) -> Tensor:
+def mapped(tensor: Tensor, axis: int, matrix: Tensor, runs: int = 1) -> Tensor:
     """Return a tensor whose units along an axis are `matrix @ units`, `(new units, units)`; blocks stay blocks."""
     moved = tensor.movedim(axis, 0)
-    flat = matrix.to(moved.dtype) @ moved.reshape(matrix.shape[1], -1)
+    flat = matrix.to(moved.dtype) @ moved.reshape(runs, matrix.shape[1], -1)
     return flat.reshape(-1, *moved.shape[1:]).movedim(0, axis)
 
 
-def reordered(tensor: Tensor, axis: int, order: Tensor) -> Tensor:
-    """Return a tensor with its units along an axis in another order."""
+def reordered(tensor: Tensor, axis: int, order: Tensor, runs: int = 1) -> Tensor:
+    """Return a tensor with its units along an axis in another order, the same in every run."""
     moved = tensor.movedim(axis, 0)
-    units = moved.reshape(len(order), -1)[order]
+    units = moved.reshape(runs, len(order), -1)[:, order]
     return units.reshape(moved.shape).movedim(0, axis)
 
 
@@ -73,7 +75,7 @@ def permuted(model: Tensors, groups: Sequence[Permutation], orders: Orders) -> T
     for group in groups:
         if group.name in orders:
             for name, axis in (*group.produced, *group.read):
-                result[name] = reordered(result[name], axis, orders[group.name])
+                result[name] = reordered(result[name], axis, orders[group.name], group.runs.get(name, 1))
     return result
 
 
@@ -137,26 +139,15 @@ def first_batch(tasks: Mapping[str, Task], context: Context, split: CollectSplit
     return next(unlabelled(dict(list(tasks.items())[:1]), context, split=split, examples=4))
 
 
-@torch.no_grad()
 def recalibrated(wearer: Wearer, family: Family, model: Tensors, batches: Iterator[Batch]) -> Tensors:
     """Return a model with statistics of batch normalisation that are the means over batches, as after REPAIR.
 
     A model without batch normalisation is returned as it is, and no batch is read.
     """
-    norms = [module for module in wearer.module.modules() if isinstance(module, _BatchNorm)]
-    if not norms:
+    if not batch_norms(wearer.module):
         return model
     wearer.put(model)
-    before = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None
-        norm.train()
-    for batch in batches:
-        family.features(wearer.module, batch)
-    for norm, momentum in zip(norms, before, strict=True):
-        norm.momentum = momentum
-        norm.eval()
+    reestimate(wearer.module, family, batches)
     state = wearer.module.state_dict()
     return {name: state[own].clone() for name, own in wearer.inside.items()}
 

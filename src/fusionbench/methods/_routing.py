@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,12 +17,11 @@ from fusionbench.methods._context import Context
 from fusionbench.mixing.mixed import MixedModel
 from fusionbench.mixing.rebuild import Rebuilder, rebuild
 from fusionbench.mixing.routed import ROUTER, Route
-from fusionbench.mixing.sites import ModuleSite, Replacement, mlp_sites, oriented
-from fusionbench.parameters import Range
+from fusionbench.mixing.sites import ModuleSite, Replacement, Setting, mlp_sites, oriented, put
+from fusionbench.parameters import Count, Positive, Range
 from fusionbench.registry import methods
 from fusionbench.tasks import Task
 from fusionbench.training import State, Steps
-from fusionbench.training.schedule import Schedule
 from fusionbench.weights.sources import open_source
 from fusionbench.weights.tensors import LazyWeights
 
@@ -64,33 +63,53 @@ def routed_mlp(
     first = next(iter(site.linears))
     width = oriented(base[f"{first}.weight"], site.linears[first]).shape[1]
     tensors = router_tensors(site, width, len(experts), depth=depth, init=init)
-    maps = {f"{name}.{kind}": (name, kind) for name in site.linears for kind in ("weight", "bias")}
-    for name, origin in base.items():
-        if name not in maps:
-            tensors[f"mlp.{name}"] = added(origin, [expert[name] for expert in experts], init=init)
-            continue
-        linear, kind = maps[name]
-        tensors[f"mlp.{name}"] = origin
-        turn = site.linears[linear] or kind == "bias"
-        deltas = torch.stack([oriented(expert[name] - origin, turn) for expert in experts])
-        tensors[f"mlp.{linear}.{'delta' if kind == 'weight' else 'shift'}"] = deltas
-    settings = {"experts": len(experts), "width": width, "depth": depth, "route": route,
-                "parts": ",".join(site.linears),
-                "transposed": ",".join(name for name, last in site.linears.items() if not last)}  # fmt: skip
+    tensors |= weighed_tensors(site, base, experts, init=init, inside="mlp")
+    settings = {"experts": len(experts), "width": width, "depth": depth, "route": route, **part_settings(site)}
     return Replacement(tensors, "routed_mlp", settings)
 
 
-def router_tensors(site: ModuleSite, width: int, experts: int, *, depth: int, init: float) -> dict[str, Tensor]:
+def weighed_tensors(
+    site: ModuleSite, base: Tensors, experts: Sequence[Tensors], *, init: float, inside: str
+) -> dict[str, Tensor]:
+    """Return a site's tensors below the name `inside`, and every expert's differences beside its linear maps.
+
+    What is no linear map is merged by task arithmetic with λ = `init`.
+    """
+    maps = {f"{name}.{kind}": (name, kind) for name in site.linears for kind in ("weight", "bias")}
+    tensors: dict[str, Tensor] = {}
+    for name, origin in base.items():
+        if name not in maps:
+            tensors[f"{inside}.{name}"] = added(origin, [expert[name] for expert in experts], init=init)
+            continue
+        linear, kind = maps[name]
+        tensors[f"{inside}.{name}"] = origin
+        turn = site.linears[linear] or kind == "bias"
+        held = f"{inside}.{linear}.{'delta' if kind == 'weight' else 'shift'}"
+        for number, expert in enumerate(experts):
+            put(tensors, held, number, len(experts), oriented(expert[name] - origin, turn))
+    return tensors
+
+
+def part_settings(site: ModuleSite) -> dict[str, Setting]:
+    """Return what the blueprint says of a site's linear maps."""
+    turned = ",".join(name for name, inputs_last in site.linears.items() if not inputs_last)
+    return {"parts": ",".join(site.linears), "transposed": turned}
+
+
+def router_tensors(
+    site: ModuleSite, width: int, experts: int, *, depth: int, init: float, hidden: int | None = None
+) -> dict[str, Tensor]:
     """Return a router's first tensors: weights N(0, 0.01²), hidden bias 0, last bias or free vector `init`."""
+    middle = hidden or width
     generator = torch.Generator().manual_seed((site.seed + site.depth) % 2**63)
     if depth == 0:
         return {"router.free": torch.full((experts,), init)}
     tensors = {}
     if depth == 2:
-        tensors["router.layers.0.weight"] = DEVIATION * torch.randn(width, width, generator=generator)
-        tensors["router.layers.0.bias"] = torch.zeros(width)
+        tensors["router.layers.0.weight"] = DEVIATION * torch.randn(middle, width, generator=generator)
+        tensors["router.layers.0.bias"] = torch.zeros(middle)
     last = f"router.layers.{2 * (depth - 1)}"
-    tensors[f"{last}.weight"] = DEVIATION * torch.randn(experts, width, generator=generator)
+    tensors[f"{last}.weight"] = DEVIATION * torch.randn(experts, middle if depth == 2 else width, generator=generator)
     return {**tensors, f"{last}.bias": torch.full((experts,), init)}
 
 
@@ -118,13 +137,26 @@ def build_routed_model(
         ConfigError: where there is no base.
     """
     check_route(context.family, values["route"], method)
+    return build_mixture(pool, context, method, values, replace_mlp, mlp_sites)
+
+
+def build_mixture(
+    pool: Pool, context: Context, method: str, values: Mapping[str, Any],
+    replace_site: Callable[..., Replacement], sites: Callable[..., list[ModuleSite]],
+) -> MixedModel:  # fmt: skip
+    """Return the pool's model with its sites replaced; everything else is task arithmetic.
+
+    Raises:
+        MissingPart: where the family names no such sites.
+        ConfigError: where there is no base.
+    """
     tensors: dict[str, Tensor] = {}
 
     def keep(name: str, tensor: Tensor) -> None:
         # Routers learn in float32, so that all they multiply is kept in it.
         tensors[name] = tensor.float() if tensor.is_floating_point() else tensor
 
-    rebuilder = Rebuilder(method, replace_mlp, mlp_sites, rest=added)
+    rebuilder = Rebuilder(method, replace_site, sites, rest=added)
     made = rebuild(pool, rebuilder, values, keep, seed=context.seed)
     blueprint = made.blueprint(methods[method], values, pool)
     if blueprint is None:
@@ -134,25 +166,25 @@ def build_routed_model(
 
 @dataclass(frozen=True, slots=True)
 class RouterTraining:
-    """How routers learn on unlabelled inputs.
+    """How routers learn on unlabelled inputs; the defaults are WEMoE's (arXiv:2402.00433).
 
     Attributes:
-        steps: how many.
+        steps: of Adam; 0 leaves the routers as they start, which is task arithmetic but for their noise.
         batch: inputs of each task a step.
-        learning_rate: of Adam.
+        learning_rate: of Adam (0.9, 0.999).
         schedule: of the rate.
-        split: where inputs come from.
-        checkpoint_every: steps between checkpoints.
-        evaluate_every: steps between scores on validation data; 0 is never.
+        adapt_split: where unlabelled inputs come from: test, as the papers do, or validation, disjoint from it.
+        checkpoint_every: steps between checkpoints, from which a stopped run goes on.
+        evaluate_every: steps between scores on validation data in the curve; 0 is never.
     """
 
-    steps: int
-    batch: int
-    learning_rate: float
-    schedule: Schedule
-    split: AdaptSplit
-    checkpoint_every: int
-    evaluate_every: int
+    steps: StepCount = 1000
+    batch: Count = 16
+    learning_rate: Positive = 1e-3
+    schedule: Literal["constant", "cosine"] = "cosine"
+    adapt_split: AdaptSplit = "test"
+    checkpoint_every: Count = 100
+    evaluate_every: int = 0
 
     def run(self, model: MixedModel, tasks: Mapping[str, Task], context: Context, name: str) -> None:
         """Minimise Σ over tasks of the mean entropy of predictions, in the routers' tensors alone.
@@ -162,7 +194,7 @@ class RouterTraining:
             Interrupted: on Ctrl-C; the same command goes on from the last checkpoint.
         """
         predictors = {task: tasks[task].bind(model.module) for task in tasks}
-        check_adaptable(tasks, predictors, self.split, context.device)
+        check_adaptable(tasks, predictors, self.adapt_split, context.device)
         masked = {task: model.for_task(tasks[task]) for task in tasks}
         trained = routers_of(model)
         model.module.requires_grad_(False)
@@ -171,7 +203,7 @@ class RouterTraining:
 
         def batches(start: int) -> Any:
             drawn = {
-                name: task.batches(self.split, size=self.batch, seed=context.seed, start=start * self.batch,
+                name: task.batches(self.adapt_split, size=self.batch, seed=context.seed, start=start * self.batch,
                                    labels=False) for name, task in tasks.items()
             }  # fmt: skip
             while True:
@@ -197,7 +229,35 @@ class RouterTraining:
         )
         for parameter in trained.values():
             parameter.requires_grad_(False)
-        context.used("adapted", split=self.split, tasks=tuple(tasks), count=self.steps * self.batch)
+        context.used("adapted", split=self.adapt_split, tasks=tuple(tasks), count=self.steps * self.batch)
+
+
+def with_learned_routers(
+    model: MixedModel, tasks: Mapping[str, Task], context: Context, method: str, training: RouterTraining,
+    routers: str | None, route: Route,
+) -> MixedModel:  # fmt: skip
+    """Return a model whose routers learned, or were given, and keep them for another run.
+
+    Args:
+        model: with the routers as they start.
+        tasks: on whose inputs they learn.
+        context: of the run.
+        method: names the training.
+        training: how they learn; of no steps they stay.
+        routers: artefacts/routers of an earlier run, which are taken instead.
+        route: what the report says of it.
+
+    Raises:
+        NotAdaptable: where a task has no objective without labels.
+        ConfigError: where the given routers are of another model.
+    """
+    if routers is not None:
+        put_routers(model, Path(routers))
+    elif training.steps > 0:
+        training.run(model, tasks, context, method)
+    context.save(ROUTERS, {name: tensor.detach().cpu() for name, tensor in routers_of(model).items()}, {})
+    context.note(f"the experts are weighed by {route}")
+    return model
 
 
 def routers_of(model: MixedModel) -> dict[str, torch.nn.Parameter]:
@@ -206,8 +266,8 @@ def routers_of(model: MixedModel) -> dict[str, torch.nn.Parameter]:
 
 
 @torch.no_grad()
-def put_routers(model: MixedModel, path: Path) -> None:
-    """Fill a model's routers with those that an earlier run saved.
+def put_routers(model: MixedModel, path: Path, parameter: str = "routers") -> None:
+    """Fill a model's routers with those that an earlier run saved; `parameter` is the method's that names the path.
 
     Raises:
         ConfigError: where they are missing, or of another form.
@@ -215,6 +275,6 @@ def put_routers(model: MixedModel, path: Path) -> None:
     found = LazyWeights(open_source(path))
     own = routers_of(model)
     if {name: tuple(found[name].shape) for name in found} != {name: tuple(own[name].shape) for name in own}:
-        raise ConfigError(f"{path} holds routers of another model. Leave method.routers out to adapt anew.")
-    for name, parameter in own.items():
-        parameter.copy_(found[name])
+        raise ConfigError(f"{path} holds {parameter} of another model. Leave method.{parameter} out to learn anew.")
+    for name, router in own.items():
+        router.copy_(found[name])

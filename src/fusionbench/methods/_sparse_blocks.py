@@ -44,17 +44,22 @@ def dense_mlps(pool: Pool, *, method: str, seed: int = 0) -> list[ModuleSite]:
     ]
 
 
-def sparse_block(site: ModuleSite, mlps: Sequence[Tensors], *, deviation: float) -> Replacement:
-    """Return a sparse block of several MLPs, with a router of weights N(0, deviation²).
+def sparse_block(
+    site: ModuleSite, mlps: Sequence[Tensors], *, deviation: float, gate: Tensor | None = None
+) -> Replacement:
+    """Return a sparse block of several MLPs, with the given router, or one of weights N(0, deviation²).
 
     Args:
         site: a dense MLP.
         mlps: the tensors of each expert of the block.
         deviation: of the router's weights; Mixtral's `initializer_range` is 0.02.
+        gate: the router's weights, `(experts, width)`; None draws them.
     """
-    width = mlps[0]["gate_proj.weight"].shape[1]
-    generator = torch.Generator().manual_seed((site.seed + site.depth) % 2**63)
-    tensors = {"gate.weight": deviation * torch.randn(len(mlps), width, generator=generator)}
+    if gate is None:
+        width = mlps[0]["gate_proj.weight"].shape[1]
+        generator = torch.Generator().manual_seed((site.seed + site.depth) % 2**63)
+        gate = deviation * torch.randn(len(mlps), width, generator=generator)
+    tensors = {"gate.weight": gate}
     for number, mlp in enumerate(mlps):
         tensors |= {f"experts.{number}.{theirs}": mlp[ours] for ours, theirs in PARTS.items()}
     return Replacement(tensors, place=site.name.removesuffix("mlp") + "block_sparse_moe")

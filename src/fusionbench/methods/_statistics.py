@@ -156,8 +156,9 @@ def report_missing(pool: Pool, context: Context) -> None:
 
 
 def drawn(
-    task: Task, split: CollectSplit, context: Context, *, examples: int, batch: int, labels: bool = False
-) -> Iterator[Batch]:
+    task: Task, split: CollectSplit, context: Context, *, examples: int, batch: int, labels: bool = False,
+    shuffle: bool = True,
+) -> Iterator[Batch]:  # fmt: skip
     """Yield exactly `examples` of a split, or all where there are fewer, in an order of the seed, on the device.
 
     Args:
@@ -167,12 +168,14 @@ def drawn(
         examples: how many in all.
         batch: how many at a time; the last batch is what is left.
         labels: whether batches bring them.
+        shuffle: take the order of the seed; else the data's own.
 
     Raises:
         MissingData: where the task has no such split.
     """
     left = min(examples, task.size(split))
-    for one in task.batches(split, size=min(batch, left), seed=context.seed, labels=labels):
+    seed = context.seed if shuffle else None
+    for one in task.batches(split, size=min(batch, left), seed=seed, labels=labels):
         count = min(left, len(next(iter(one.values()))))
         yield {key: (v[:count].to(context.device) if isinstance(v, Tensor) else v[:count]) for key, v in one.items()}
         left -= count

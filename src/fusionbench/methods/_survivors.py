@@ -1,6 +1,6 @@
 """What of each task vector survives TIES's first two steps: the large entries whose sign is the elected one."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 
 import numpy as np
 import torch
@@ -18,8 +18,8 @@ def keep_survivors(merged: MergedModule, density: float) -> None:
     arXiv:2306.01708, Algorithm 1).
     """
 
-    def scan(visit: Visit) -> Iterator[State]:
-        for name in merged.names:
+    def scan(visit: Visit, *, among: Container[str] | None = None) -> Iterator[State]:
+        for name in (name for name in merged.names if among is None or name in among):
             state: State = {}
             visit(state, (name, 0), merged.deltas[name].float().cpu().numpy())
             yield state

@@ -49,6 +49,7 @@ def adamerging(
     batches: Count = 2,
     clamp: bool = True,
     adapt_split: AdaptSplit = "test",
+    together: Count | None = None,
     deltas: Storage = "memory",
     coefficients: str | None = None,
     checkpoint_every: Count = 100,
@@ -70,6 +71,8 @@ def adamerging(
         batches: batches of each task a step; the authors' code takes 2.
         clamp: use λ clamped to [0, 1], with no gradient outside; fusion_bench does not clamp.
         adapt_split: where unlabelled inputs come from: test, as the papers do, or validation, disjoint from it.
+        together: examples of a task that are held in memory at once; null is all of its batches. Changes nothing but
+            rounding and memory.
         deltas: where the task vectors lie: in memory, in memory as bfloat16, or in a mapped file.
         coefficients: a coefficients.safetensors of an earlier run: no adaptation, only the merge.
         checkpoint_every: steps between checkpoints, from which a stopped run goes on.
@@ -86,18 +89,18 @@ def adamerging(
     if plus_plus:
         keep_survivors(merged, density)
     shape = (len(merged.experts), len(merged.names) if granularity == "layer" else 1)
+    # Several batches are run as one: the sum of their means is so many times the mean of all.
+    adaptation = Adaptation(
+        merged, tasks, context, adapt_split, batch * batches, batches, checkpoint_every, evaluate_every, together
+    )
     if coefficients is not None:
         learned = read_coefficients(Path(coefficients), merged, shape)
     else:
         learned = torch.full(shape, init, device=context.device)
-        # Several batches are run as one: the sum of their means is so many times the mean of all.
-        adaptation = Adaptation(
-            merged, tasks, context, adapt_split, batch * batches, batches, checkpoint_every, evaluate_every
-        )
         learn_coefficients(adaptation, learned, steps=steps, learning_rate=learning_rate, clamp=clamp)
         context.used("adapted", split=adapt_split, tasks=tuple(tasks), count=steps * batch * batches)
     used = clamped(learned, clamp)
     merged.put(used, exact=deltas == "bfloat16" and not plus_plus)
     save_coefficients(merged, context, used)
-    report_collapse(merged, tasks, context, adapt_split)
+    report_collapse(adaptation)
     return FusedWeights(merged.weights(), context.family, pool.reference)

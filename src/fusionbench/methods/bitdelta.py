@@ -19,6 +19,7 @@ from fusionbench.weights.stacking import index_of
     kind="rebuild",
     category="mix",
     version=1,
+    parts=("linears", "blocks"),
     sites=block_linear_sites,
     rest=of_expert,
     check=check_expert,
@@ -36,8 +37,8 @@ def bitdelta(
         experts: the same of each expert.
         expert: the fine-tuned model, by name; the only one need not be named.
 
-    Others: the paper then trains α on C4 (its code: all parameters), which is not done here; fusion_bench drops the
-    biases of the maps that it compresses.
+    Others: the paper then trains α on C4, which is a training of its own here (`finetune init=RUN teacher=EXPERT
+    recipe.only=[scale]`); its code trains all parameters. fusion_bench drops the biases of the maps that it compresses.
     """
     chosen, inputs_last = experts[index_of(expert, site.experts)], site.linears[""]
     delta = oriented(chosen["weight"], inputs_last) - oriented(base["weight"], inputs_last)

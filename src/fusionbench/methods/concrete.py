@@ -52,6 +52,7 @@ def concrete_task_arithmetic(
     rescale: Rescale = "tensor",
     mask: Settled = "mean",
     adapt_split: AdaptSplit = "test",
+    together: Count | None = None,
     logits: str | None = None,
     checkpoint_every: Count = 100,
     evaluate_every: int = 0,
@@ -71,6 +72,8 @@ def concrete_task_arithmetic(
         mask: what the model is merged with: the expected mask σ(x), a relaxed draw as in training (both codes), or
             where x > 0, as the paper says.
         adapt_split: where unlabelled inputs come from: test, as the papers do, or validation, disjoint from it.
+        together: examples of a task that are held in memory at once; null is all of its batches. Changes nothing but
+            rounding and memory.
         logits: a mask folder or file of an earlier run: nothing is learned, only merged.
         checkpoint_every: steps between checkpoints, from which a stopped run goes on.
         evaluate_every: steps between scores on validation data in the curve; 0 is never.
@@ -81,12 +84,11 @@ def concrete_task_arithmetic(
 
     Others: both codes draw the mask that they evaluate, so that their numbers vary with the draw (`mask=sample`).
     """
-    merged = MergedModule(
-        pool, context.family, device=context.device, reduce=lambda deltas: deltas.sum(dim=0, keepdim=True)
-    )
+    merged = MergedModule(pool, context.family, device=context.device, summed=True)
     adaptation = Adaptation(
-        merged, tasks, context, adapt_split, batch, checkpoint_every=checkpoint_every, evaluate_every=evaluate_every
-    )
+        merged, tasks, context, adapt_split, batch, checkpoint_every=checkpoint_every, evaluate_every=evaluate_every,
+        together=together,
+    )  # fmt: skip
     factor = torch.full((1, 1), scale, device=context.device)
     shared = _mask_of(merged, context, temperature, rescale)
     if logits is None:
@@ -96,7 +98,7 @@ def concrete_task_arithmetic(
         shared.load(Path(logits), merged)
     shared.save(context, merged)
     merged.put(factor, shared.settled(mask, steps))
-    report_collapse(merged, tasks, context, adapt_split)
+    report_collapse(adaptation)
     return FusedWeights(merged.weights(), context.family, pool.reference)
 
 
@@ -132,6 +134,7 @@ def concrete_adamerging(
     rescale: Rescale = "tensor",
     mask: Settled = "mean",
     adapt_split: AdaptSplit = "test",
+    together: Count | None = None,
     deltas: Storage = "memory",
     logits: str | None = None,
     coefficients: str | None = None,
@@ -163,6 +166,8 @@ def concrete_adamerging(
         rescale: divide masked entries by the mean of their tensor's mask, as both codes do, or of all masks together.
         mask: what is frozen: the expected mask σ(x), a relaxed draw as in training (both codes), or where x > 0.
         adapt_split: where unlabelled inputs come from: test, as the papers do, or validation, disjoint from it.
+        together: examples of a task that are held in memory at once; null is all of its batches. Changes nothing but
+            rounding and memory.
         deltas: where the task vectors lie: in memory, in memory as bfloat16, or in a mapped file.
         logits: a mask folder or file of an earlier run: no mask is learned.
         coefficients: a coefficients folder or file of an earlier run: no λ are learned.
@@ -177,8 +182,9 @@ def concrete_adamerging(
     """
     merged = MergedModule(pool, context.family, storage=deltas, device=context.device)
     adaptation = Adaptation(
-        merged, tasks, context, adapt_split, batch, checkpoint_every=checkpoint_every, evaluate_every=evaluate_every
-    )
+        merged, tasks, context, adapt_split, batch, checkpoint_every=checkpoint_every, evaluate_every=evaluate_every,
+        together=together,
+    )  # fmt: skip
     shape = (len(merged.experts), len(merged.names) if granularity == "layer" else 1)
     start = torch.full(shape, init, device=context.device)
     learned = start.clone() if coefficients is None else read_coefficients(Path(coefficients), merged, shape)
@@ -198,7 +204,7 @@ def concrete_adamerging(
     used = clamped(learned, clamp)
     merged.put(used, frozen, exact=deltas == "bfloat16")
     save_coefficients(merged, context, used)
-    report_collapse(merged, tasks, context, adapt_split)
+    report_collapse(adaptation)
     return FusedWeights(merged.weights(), context.family, pool.reference)
 
 
@@ -225,7 +231,10 @@ def _learn_mask(
 
     def product(name: str, coefficients: Tensor) -> Tensor | None:
         gradient = merged.take(name)
-        return None if gradient is None else gradient.mul_(merged.total(name, coefficients, columns[name]))
+        if gradient is not None:
+            for block, total in merged.totals(name, coefficients, columns[name]):
+                gradient[block].mul_(total)
+        return gradient
 
     def step(state: State, drawn: Any) -> dict[str, Tensor | float]:
         mask, coefficients = shared.draw(state.done), start

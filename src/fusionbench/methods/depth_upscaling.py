@@ -39,7 +39,7 @@ def depth_upscaling(
         experts: one tensor.
         layers: numbers and ranges such as "range(0,24)", in order; by default SOLAR's rule with m = n/4, as the paper's
             m = 8 of n = 32.
-        expert: the model, by name; the only one need not be named.
+        expert: the model, by name, or "base"; the only one need not be named.
 
     Raises:
         ConfigError: where a layer is not there, or several experts and none is named.

@@ -6,41 +6,70 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError
+from fusionbench.errors import ConfigError, NotAdaptable
 from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
 from fusionbench.methods._method import merge_method
-from fusionbench.mixing import Fused
-from fusionbench.mixing.ensemble import Ensemble
+from fusionbench.methods._selection import overall
+from fusionbench.mixing import Fused, Skipped
+from fusionbench.mixing.ensemble import Combine, Ensemble
+from fusionbench.mixing.members import Member, members_of
 from fusionbench.parameters import Count, PerExpert, per_expert
 from fusionbench.tasks import Task
 
 Over = Literal["logits", "probabilities", "log_probabilities"]
-SCALES: Mapping[Over, Callable[[Tensor], Tensor]] = {
-    "logits": lambda logits: logits,
-    "probabilities": lambda logits: logits.softmax(dim=-1),
-    "log_probabilities": lambda logits: logits.log_softmax(dim=-1),
+Labels = Literal["own", "all"]
+SCALES: Mapping[Over, Callable[[Tensor, int], Tensor]] = {
+    "logits": lambda logits, _: logits,
+    "probabilities": lambda logits, classes: logits.softmax(dim=classes),
+    "log_probabilities": lambda logits, classes: logits.log_softmax(dim=classes),
 }
 
 
-def average_outputs(outputs: Sequence[Tensor], weights: Sequence[float], over: Over) -> Tensor:
+def average_outputs(outputs: Sequence[Tensor], weights: Sequence[float], over: Over, classes: int = -1) -> Tensor:
     """Return Σ wᵢ·f(ℓᵢ) with f the scale that `over` names.
 
     Args:
-        outputs: logits of each model, `(examples, classes)`.
+        outputs: logits of each model, `(examples, …, classes)`, or `(examples, classes, …)` where `classes` is 1.
         weights: one a model.
         over: the scale on which outputs are added.
+        classes: dimension of the classes.
     """
-    parts = [SCALES[over](logits) * weight for logits, weight in zip(outputs, weights, strict=True)]
+    parts = [SCALES[over](logits, classes) * weight for logits, weight in zip(outputs, weights, strict=True)]
     total = parts[0]
     for part in parts[1:]:
         total = total + part
     return total
 
 
-def largest_outputs(outputs: Sequence[Tensor], over: Over) -> Tensor:
-    """Return the element-wise maximum over models of f(ℓᵢ); absent classes are −∞ in the logits."""
-    return torch.stack([SCALES[over](logits) for logits in outputs]).amax(dim=0)
+def largest_outputs(outputs: Sequence[Tensor], over: Over, classes: int = -1) -> Tensor:
+    """Return the element-wise maximum over models of f(ℓᵢ).
+
+    A class that a model does not know has the logit −∞; one that none knows gets the least number there is.
+    """
+    largest = torch.stack([SCALES[over](logits, classes) for logits in outputs]).amax(dim=0)
+    return largest.clamp_min(torch.finfo(largest.dtype).min)
+
+
+def as_logits(combined: Tensor, over: Over) -> Tensor:
+    """Return what was combined on a scale as logits, so that a loss or an entropy of it means what it should."""
+    return combined.clamp_min(torch.finfo(combined.dtype).tiny).log() if over == "probabilities" else combined
+
+
+def classes_of(task: Task, output: Tensor) -> int | None:
+    """Return the dimension of an output's classes; None where it is no distribution, as depths and normals are none.
+
+    Args:
+        task: whose head made the output.
+        output: class scores `(examples, …, classes)`, or maps `(examples, channels, h, w)`.
+    """
+    if output.ndim != 4:
+        return -1
+    try:
+        task.objective(lambda _: output, {})
+    except NotAdaptable:
+        return None
+    return 1
 
 
 @merge_method(
@@ -65,12 +94,13 @@ def simple_ensemble(
 
     Others: fusion_bench averages whatever tensor a module returns; of CLIP's towers that is features before projection.
     """
-    count = len(pool.experts)
     return Ensemble(
-        pool.experts, context.family, pool.reference,
-        lambda outputs: average_outputs(outputs, [1 / count] * count, over),
-        about={"method": "simple_ensemble", "over": over}, resident=resident, device=context.device,
-    )  # fmt: skip
+        _members(pool, context),
+        _weighted(dict.fromkeys(pool.experts, 1.0), over, normalize=True),
+        about={"method": "simple_ensemble", "over": over},
+        resident=resident,
+        device=context.device,
+    )
 
 
 @merge_method(
@@ -99,7 +129,8 @@ def weighted_ensemble(
         tasks: those on whose validation split weights are searched.
         context: of the run.
         weights: one a member; without them, the best of `trials` draws from the simplex and of equal weights is taken,
-            by the mean of the tasks' primary values on validation data.
+            by the tasks' primary values on validation data: their mean, or where they are no shares the mean of the
+            quotients with those of equal weights.
         normalize: divide the weights by their sum.
         over: what is averaged; see `simple_ensemble`.
         trials: draws of the search.
@@ -108,53 +139,133 @@ def weighted_ensemble(
     Raises:
         ConfigError: where weights sum to zero, or are searched without tasks.
     """
-    count = len(pool.experts)
+    ensemble = Ensemble(
+        _members(pool, context), _weighted(dict.fromkeys(pool.experts, 1.0), over, normalize=True),
+        about={"method": "weighted_ensemble", "over": over}, resident=resident, device=context.device,
+    )  # fmt: skip
 
     def made(factors: Sequence[float]) -> Ensemble:
-        total = sum(factors)
-        if normalize and abs(total) < 1e-12:
-            raise ConfigError(f"method.weights sum to {total}: they cannot be normalised. Add normalize=false.")
-        scaled = [factor / total for factor in factors] if normalize else list(factors)
-        return Ensemble(
-            pool.experts, context.family, pool.reference, lambda outputs: average_outputs(outputs, scaled, over),
-            about={"method": "weighted_ensemble", "over": over, "weights": scaled}, resident=resident,
-            device=context.device,
-        )  # fmt: skip
+        scaled = _scaled(factors, normalize=normalize)
+        combine = _weighted(dict(zip(pool.experts, scaled, strict=True)), over, normalize=normalize)
+        return ensemble.combined(combine, {"method": "weighted_ensemble", "over": over, "weights": scaled})
 
     if weights is not None:
-        return made(per_expert(weights, count))
+        return made(per_expert(weights, len(pool.experts)))
     if not tasks:
         raise ConfigError("method.weights: there are no tasks to search them on; give one weight a member.")
-    generator = torch.Generator().manual_seed(context.seed)
-    draws = torch.rand(trials, count, generator=generator).clamp_min(1e-6).log().neg()
-    candidates = [[1 / count] * count, *(draws / draws.sum(dim=1, keepdim=True)).tolist()]
-    values = [_mean(context.evaluate(made(candidate))) for candidate in candidates]
+    candidates = _candidates(len(pool.experts), trials, context.seed)
+    with ensemble.recalling():
+        scores = [context.evaluate(made(candidate)) for candidate in candidates]
+    values = [overall(found, tasks, scores[0]) for found in scores]
     best = max(range(len(candidates)), key=values.__getitem__)
     context.used("selected", split="validation", tasks=tuple(tasks))
     context.note(f"weights {', '.join(f'{w:.3f}' for w in candidates[best])} were selected on validation data")
     return made(candidates[best])
 
 
+def _members(pool: Pool, context: Context) -> list[Member]:
+    """Return a pool's experts as members, and tell the report which are of another architecture."""
+    members = members_of(pool, context.family)
+    for member in members:
+        if not member.alike:
+            context.note(f"{member.name} is of another architecture and answers the tasks that it has a head for")
+    return members
+
+
+def _scaled(factors: Sequence[float], *, normalize: bool) -> list[float]:
+    """Return weights, divided by their sum where that is asked for.
+
+    Raises:
+        ConfigError: where they sum to zero.
+    """
+    total = sum(factors)
+    if normalize and abs(total) < 1e-12:
+        raise ConfigError(f"method.weights sum to {total}: they cannot be normalised. Add normalize=false.")
+    return [factor / total for factor in factors] if normalize else list(factors)
+
+
+def _candidates(count: int, trials: int, seed: int) -> list[list[float]]:
+    """Return equal weights, and draws from the uniform distribution on the simplex."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.rand(trials, count, generator=generator).clamp_min(1e-6).log().neg()
+    return [[1 / count] * count, *(draws / draws.sum(dim=1, keepdim=True)).tolist()]
+
+
 @merge_method(
-    "max_model", paper="Wu et al. 2019 (heterogeneous model reuse)", kind="whole", category="ensemble", version=1
+    "max_model", paper="Wu et al. 2019 (heterogeneous model reuse)", kind="whole", category="ensemble", version=2
 )
 def max_model(
-    pool: Pool, tasks: Mapping[str, Task], context: Context, *, over: Over = "probabilities", resident: bool = True
+    pool: Pool,
+    tasks: Mapping[str, Task],
+    context: Context,
+    *,
+    over: Over = "probabilities",
+    labels: Labels = "own",
+    resident: bool = True,
 ) -> Fused:
     """Return the ensemble that predicts the class on which some member is surest.
 
     Args:
         pool: the experts are the members.
-        tasks: not looked at.
+        tasks: of the suite; their class names say which classes each member knows.
         context: of the run.
         over: the scale on which members are compared; probabilities are on a common one, raw logits are not.
-        resident: hold all members in memory.
+        labels: which classes a member is asked for: its own, those that its own task names too, as the method is
+            defined (all, where its task is not known); or all.
+        resident: hold all members in memory, or load one after the other for each batch.
     """
+    known = {
+        expert: frozenset(names)
+        for expert, task in pool.tasks.items()
+        if labels == "own" and task is not None and task in tasks and (names := getattr(tasks[task], "class_names", ()))
+    }
+
+    def combine(task: Task, outputs: Mapping[str, Tensor]) -> Tensor:
+        classes = classes_of(task, next(iter(outputs.values())))
+        if classes is None:
+            raise Skipped(f"{task.name}: its outputs are no class scores, and the largest of them means nothing.")
+        return as_logits(largest_outputs(_known_scores(task, outputs, known), over, classes), over)
+
     return Ensemble(
-        pool.experts, context.family, pool.reference, lambda outputs: largest_outputs(outputs, over),
-        about={"method": "max_model", "over": over}, resident=resident, device=context.device,
+        _members(pool, context), combine, about={"method": "max_model", "over": over, "labels": labels},
+        resident=resident, device=context.device,
     )  # fmt: skip
 
 
-def _mean(scores: Mapping[str, float]) -> float:
-    return sum(scores.values()) / len(scores)
+def _known_scores(task: Task, outputs: Mapping[str, Tensor], known: Mapping[str, frozenset[str]]) -> list[Tensor]:
+    """Return the logits of the members that know a class of a task, −∞ where they do not know one.
+
+    Raises:
+        Skipped: where no member knows any.
+    """
+    names: Sequence[str] = getattr(task, "class_names", ())
+    if not names:
+        return list(outputs.values())
+    found = []
+    for member, logits in outputs.items():
+        held = torch.tensor([name in known.get(member, names) for name in names], device=logits.device)
+        if bool(held.all()):
+            found.append(logits)
+        elif bool(held.any()):
+            across = held.view(-1, 1, 1) if logits.ndim == 4 else held
+            found.append(logits.masked_fill(~across, -torch.inf))
+    if not found:
+        raise Skipped(f"{task.name}: no member was trained on any of its classes. With method.labels=all they answer.")
+    return found
+
+
+def _weighted(weights: Mapping[str, float], over: Over, *, normalize: bool) -> Combine:
+    """Return the weighted sum of outputs; the weights of members that do not answer a task go to those that do."""
+
+    def combine(task: Task, outputs: Mapping[str, Tensor]) -> Tensor:
+        chosen = [weights[member] for member in outputs]
+        if normalize:
+            total = sum(chosen)
+            if abs(total) < 1e-12:
+                raise Skipped(f"{task.name}: the weights of the members that have a head for it sum to {total:g}.")
+            chosen = [weight / total for weight in chosen]
+        classes = classes_of(task, next(iter(outputs.values())))
+        scale: Over = "logits" if classes is None else over
+        return as_logits(average_outputs(list(outputs.values()), chosen, scale, classes or -1), scale)
+
+    return combine

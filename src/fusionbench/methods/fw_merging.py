@@ -87,6 +87,7 @@ def fw_merging(
     Raises:
         ConfigError: where labels of the test split are asked for, or saved coefficients belong to other models.
         NotAdaptable: where a task has no objective without labels and one is needed.
+        MissingData: where a task lacks a split, before anything long.
 
     Others: fusion_bench compares cosines of whole weights, which hardly differ between experts, adds s − θ with two
     more factors, and counts the model it started from among the experts.
@@ -96,12 +97,12 @@ def fw_merging(
             "method.split=test: labels of the test split decide nothing. Use split=train or loss=entropy."
         )
     merged = MergedModule(pool, context.family, storage=deltas, device=context.device)
+    adaptation = Adaptation(merged, tasks, context, adapt_split, batch, checkpoint_every=checkpoint_every)
     shape = (len(merged.experts), len(merged.names))
     if coefficients is not None:
         learned = read_coefficients(Path(coefficients), merged, shape)
     else:
         learned = torch.full(shape, start, device=context.device)
-        adaptation = Adaptation(merged, tasks, context, adapt_split, batch, checkpoint_every=checkpoint_every)
         walk = Walk(adaptation, learned, Looks(loss, split, examples, batch), oracle, granularity, step)
         if variant == "hard":
             walk.hard(iterations)
@@ -110,7 +111,7 @@ def fw_merging(
         _report(context, tasks, variant, walk.looks, iterations, adapt_split, soft_steps * batch)
     merged.put(learned, exact=deltas == "bfloat16")
     save_coefficients(merged, context, learned)
-    report_collapse(merged, tasks, context, adapt_split)
+    report_collapse(adaptation)
     return FusedWeights(merged.weights(), context.family, pool.reference)
 
 

@@ -39,6 +39,7 @@ ROUNDS = 100
     kind="whole",
     category="merge",
     version=1,
+    parts=("permutations",),
     needs=("unlabelled", "one_architecture"),
 )
 def git_rebasin(

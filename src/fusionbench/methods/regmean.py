@@ -56,6 +56,7 @@ def collect_grams(
     kind="stream",
     category="merge",
     version=1,
+    parts=("linears",),
     needs=("unlabelled",),
     unit="tensor",
     base="unused",
@@ -64,7 +65,7 @@ def collect_grams(
     exempt={"scale_zero": "there is no scale"},
     compat={
         "paper": {},
-        "fusion_bench": {"off_diagonal": 0.95, "ridge": 0.0},
+        "fusion_bench": {"ridge": 0.0},
     },
 )
 def regmean(

@@ -34,6 +34,7 @@ class _Reached(Exception):
     kind="whole",
     category="merge",
     version=1,
+    parts=("linears", "blocks"),
     needs=("unlabelled",),
     compat={"paper": {}, "fusion_bench": {"ridge": 0.0}},
 )
@@ -59,6 +60,7 @@ def regmean_plusplus(
     Raises:
         MissingPart: where the family names no blocks or linear maps.
         ConfigError: where an expert's task is not known.
+        MissingData: where a task lacks the split, before anything long.
 
     Others: fusion_bench leaves what stands outside the blocks pretrained, and calls blocks without attention mask and
     position information; here the whole module runs up to the block, so every architecture has its own.
@@ -67,6 +69,7 @@ def regmean_plusplus(
     if not isinstance(family, HasParts):
         raise MissingPart(family.name, "list of blocks and linear maps", ("regmean_plusplus",))
     tasks = {expert: own_task(pool, tasks, expert) for expert in pool.experts}
+    count = sum(min(examples, task.size(split)) for task in tasks.values())
     wearer = Wearer(pool, family, context.device)
     plan = plan_of(pool, MethodConfig.read({"name": "simple_average"}))
     merged = _average(plan)
@@ -85,7 +88,6 @@ def regmean_plusplus(
             merged[name] = tensor.to(merged[name].dtype).cpu()
         wearer.put({name: merged[name] for name, own in wearer.inside.items() if own.startswith(f"{block}.")})
     _report(wearer, family, blocks, context)
-    count = sum(min(examples, task.size(split)) for task in tasks.values())
     context.used("adapted", split=split, tasks=tuple(dict.fromkeys(t.name for t in tasks.values())), count=count)
     return FusedWeights({name: merged[name] for name in wearer.inside}, family, pool.reference)
 

@@ -10,13 +10,13 @@ from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
 from fusionbench.methods._inner_model import fuse_inner, inner_method, scoped
 from fusionbench.methods._method import merge_method
+from fusionbench.methods._selection import Scores, overall, preferred
 from fusionbench.mixing import Fused, FusedWeights, PerTask
 from fusionbench.parameters import Count, Inner
 from fusionbench.tasks import Task
 
 TASK_ARITHMETIC: Inner = {"name": "task_arithmetic"}
 GRID = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-Scores = Mapping[str, float]
 
 
 @merge_method(
@@ -24,7 +24,7 @@ Scores = Mapping[str, float]
     paper="arXiv:2212.04089",
     kind="whole",
     category="merge",
-    version=1,
+    version=2,
     needs=("validation",),
 )
 def scale_search(
@@ -41,7 +41,9 @@ def scale_search(
 
     Args:
         pool: base and experts.
-        tasks: those whose validation split decides, by the mean of their primary values; the test split is not read.
+        tasks: those whose validation split decides, by the mean of their primary values; where these are unlike, such
+            as shares and degrees, by the mean of their quotients with the first scale's, turned where lower is better.
+            The test split is not read.
         context: of the run.
         inner: any merging method with a `scale`; its other parameters stay, and the factor is searched.
         scales: what is tried, in order; of equal values the first is kept. The papers' grids: 0.1 to 1 for sums of task
@@ -67,12 +69,13 @@ def scale_search(
     search = _Search(method, pool, tasks, context, len(scales) + more)
     found = {scale: search.scores({"scale": scale}) for scale in scales}
     context.used("selected", split="validation", tasks=tuple(tasks))
-    context.note("mean values on validation data: " + ", ".join(f"{s:g}: {_mean(v):.4f}" for s, v in found.items()))
-    best = max(found, key=lambda scale: _mean(found[scale]))
+    value = {scale: search.value(scores, found[scales[0]]) for scale, scores in found.items()}
+    context.note("mean values on validation data: " + ", ".join(f"{s:g}: {v:.4f}" for s, v in value.items()))
+    best = max(value, key=value.__getitem__)
     if by == "task":
-        return _per_task(search, found, pool, context)
+        return _per_task(search, {s: preferred(v, tasks) for s, v in found.items()}, best, pool, context)
     if by == "expert":
-        return search.merge(_each_expert(search, list(pool.experts), scales, best, _mean(found[best]), rounds))
+        return search.merge(_each_expert(search, list(pool.experts), scales, best, found, rounds))
     context.note(f"scale={best:g} was selected on validation data")
     return search.merge({"scale": best})
 
@@ -95,6 +98,9 @@ class _Search:
         context = scoped(self._context, name) if learns else self._context
         return fuse_inner(method, self._pool, self._tasks, replace(context, note=_nothing), "scale_search")
 
+    def value(self, scores: Scores, against: Scores) -> float:
+        return overall(scores, self._tasks, against)
+
     def scores(self, changed: Mapping[str, Any]) -> Scores:
         if self._context.loop.progress is not None:
             self._context.loop.progress("searching scales", self._tried, self._total)
@@ -102,30 +108,32 @@ class _Search:
         return self._context.evaluate(self.merge(changed))
 
 
-def _per_task(search: _Search, found: Mapping[float, Scores], pool: Pool, context: Context) -> PerTask:
-    """Return one model a task, each with the factor that is best on that task alone."""
+def _per_task(search: _Search, found: Mapping[float, Scores], common: float, pool: Pool, context: Context) -> PerTask:
+    """Return one model a task, each with the factor that is best on that task alone; larger scores are better."""
     best = {task: max(found, key=lambda scale: found[scale][task]) for task in next(iter(found.values()))}
     context.note("selected on validation data: " + ", ".join(f"{task} {scale:g}" for task, scale in best.items()))
 
     def made(scale: float) -> Callable[[], Mapping[str, Any]]:
         return lambda: search.merge({"scale": scale}).weights
 
-    shared = search.merge({"scale": max(found, key=lambda scale: _mean(found[scale]))}).weights
+    shared = search.merge({"scale": common}).weights
     weights = {task: made(scale) for task, scale in best.items()}
     return PerTask(weights, context.family, pool.reference, shared=shared, device=context.device)
 
 
 def _each_expert(
-    search: _Search, experts: Sequence[str], scales: Sequence[float], common: float, value: float, rounds: int
-) -> dict[str, Any]:
+    search: _Search, experts: Sequence[str], scales: Sequence[float], common: float, found: Mapping[float, Scores],
+    rounds: int,
+) -> dict[str, Any]:  # fmt: skip
     """Return parameters with a factor for each expert, found one after the other from a common one."""
-    chosen, best = dict.fromkeys(experts, common), value
+    against = found[scales[0]]
+    chosen, best = dict.fromkeys(experts, common), search.value(found[common], against)
     for _ in range(rounds):
         for expert in experts:
             for scale in scales:
                 if scale == chosen[expert]:
                     continue
-                tried = _mean(search.scores(_factors({**chosen, expert: scale})))
+                tried = search.value(search.scores(_factors({**chosen, expert: scale})), against)
                 if tried > best:
                     chosen, best = {**chosen, expert: scale}, tried
     search.note("selected on validation data: " + ", ".join(f"{name} {scale:g}" for name, scale in chosen.items()))
@@ -134,10 +142,6 @@ def _each_expert(
 
 def _factors(chosen: Mapping[str, float]) -> dict[str, Any]:
     return {"scale": 1.0, "weights": list(chosen.values())}
-
-
-def _mean(scores: Scores) -> float:
-    return sum(scores.values()) / len(scores)
 
 
 def _nothing(_: str) -> None:

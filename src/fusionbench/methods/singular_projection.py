@@ -34,6 +34,7 @@ def of_expert(base: Tensor, experts: Sequence[Tensor], *, site: ModuleSite, expe
     kind="rebuild",
     category="mix",
     version=1,
+    parts=("linears",),
     sites=linear_sites,
     rest=of_expert,
     check=check_expert,

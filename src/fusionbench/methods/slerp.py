@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels.angles import ARC, check_ends
+from fusionbench.kernels.arc_between import ARC_BETWEEN, share_between
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import along, back_along, input_axis, whole
 from fusionbench.methods._sphere import STRAIGHT, ZeroNorm, arc, frechet_mean, mean_direction
@@ -77,6 +78,7 @@ def _two_ends(base: Tensor | None, experts: Sequence[Tensor]) -> Sequence[Tensor
     version=1,
     unit="tensor",
     base="optional",
+    kernel=ARC_BETWEEN,
     laws=("identity",),
     exempt={
         "order": "each weight belongs to one expert, and it takes exactly two",
@@ -107,14 +109,7 @@ def nuslerp(
 
     Others: mergekit calls `mode=row` nuslerp_row_wise=false, and `column` nuslerp_row_wise=true.
     """
-    if len(experts) != 2:
-        raise ConfigError(f"nuslerp takes exactly two experts, got {len(experts)}; for more there is multislerp.")
-    first, second = per_expert(weights, 2)
-    if abs(first + second) < 1e-6:
-        raise ConfigError(
-            f"method.weights {first} and {second} sum to zero: they give no share of the way between two."
-        )
-    t = second / (first + second)
+    t = share_between(per_expert(weights, len(experts)))
     vectors, shape, axis = _seen_from(base, experts), experts[0].shape, None
     if mode != "flat" and len(shape) >= 2:
         inputs = input_axis(vectors[0], site)

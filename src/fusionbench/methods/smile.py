@@ -9,7 +9,7 @@ from torch import Tensor
 from fusionbench.errors import ConfigError
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._outside import base_or_average
-from fusionbench.mixing.sites import ModuleSite, Replacement, linear_sites, oriented
+from fusionbench.mixing.sites import ModuleSite, Replacement, linear_sites, oriented, put
 from fusionbench.parameters import Count, Range
 
 Rank = Annotated[int, Range(0)]
@@ -31,6 +31,7 @@ def check_smile(experts: Sequence[str], *, top_k: int) -> None:
     kind="rebuild",
     category="mix",
     version=1,
+    parts=("linears",),
     sites=linear_sites,
     rest=base_or_average,
     check=check_smile,
@@ -62,24 +63,23 @@ def smile(
     inputs_last = site.linears[""]
     origin = oriented(base["weight"], inputs_last)
     _check_ranks(site.name, tuple(origin.shape), gate_k, k)
-    gates, lefts, rights, shifts, live = [], [], [], [], False
-    for expert in experts:
+    tensors, count, live = dict(base), len(experts), False
+    for number, expert in enumerate(experts):
         delta = oriented(expert["weight"], inputs_last) - origin
         live = live or bool((delta.abs() > 1e-8).any())
         left, values, right = torch.linalg.svd(delta, full_matrices=False)
-        heard = right if gate == "delta" else torch.linalg.svd(origin + delta, full_matrices=False)[2]
-        gates.append(heard[:gate_k].clone())
-        lefts.append(left[:, :k].clone())
-        rights.append(values[:k, None] * right[:k] if k else delta)
+        if count > 1:
+            heard = right if gate == "delta" else torch.linalg.svd(origin + delta, full_matrices=False)[2]
+            put(tensors, "gate", number, count, heard[:gate_k])
+        put(tensors, "right", number, count, values[:k, None] * right[:k] if k else delta)
+        if k:
+            put(tensors, "left", number, count, left[:, :k])
         if "bias" in base:
-            shifts.append(expert["bias"] - base["bias"])
-            live = live or bool((shifts[-1].abs() > 1e-8).any())
+            shift = expert["bias"] - base["bias"]
+            put(tensors, "shift", number, count, shift)
+            live = live or bool((shift.abs() > 1e-8).any())
     if not live:
         return None
-    tensors = {**base, "right": torch.stack(rights)}
-    tensors |= {"gate": torch.stack(gates)} if len(experts) > 1 else {}
-    tensors |= {"left": torch.stack(lefts)} if k else {}
-    tensors |= {"shift": torch.stack(shifts)} if shifts else {}
     settings = {"experts": len(experts), "router": gate_k, "rank": k, "top": top_k, "inputs_last": inputs_last}
     return Replacement(tensors, "smile", settings)
 

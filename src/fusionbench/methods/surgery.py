@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import l1_loss, normalize
 
-from fusionbench.errors import ConfigError, NotAdaptable, NotFinite
+from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.kernels.streams import stream_key
 from fusionbench.merge import Pool
 from fusionbench.methods._adaptation import AdaptSplit, placed
@@ -58,7 +58,8 @@ def surgery(
 ) -> Fused:
     """Return merged weights with an adapter a task, ẑ = z − U·ReLU(D·z), near the expert's features (arXiv:2402.02705).
 
-    The merged model stays as it is; D and U of each task minimise the mean of |ẑ − z of the task's expert|.
+    The merged model stays as it is; D and U of each task minimise the mean of |ẑ − z of the task's expert|. Where an
+    example has a map of features, z is the vector at each place.
 
     Args:
         pool: base and experts.
@@ -76,6 +77,7 @@ def surgery(
 
     Raises:
         NotAdaptable: where a task has no features before its head, before anything long.
+        MissingData: where a task lacks the split, before anything long.
         ConfigError: where an expert's task is not known, the inner method gives no single set of weights, or saved
             adapters belong to other tasks.
 
@@ -88,6 +90,8 @@ def surgery(
         raise ConfigError(f"Several experts share the task {', '.join(sorted(repeated))}; surgery needs one each.")
     for task in own.values():
         with_features(task, lambda z: z)
+        if adapters is None:
+            task.size(adapt_split)
     used: dict[str, Any] = {}
     watched = replace(context, used=lambda how, **what: used.update({how: what}))
     backbone = fuse_inner(method, pool, tasks, watched, "surgery")
@@ -97,7 +101,7 @@ def surgery(
             context.used(how, **what)
         return OperatedModel(backbone, learned, normalise=normalise, context=context)
     pairs = _features(pool, own, backbone, context, adapt_split, normalise)
-    learned = {name: _initial(context, name, rank, merged.shape[1]) for name, (merged, _) in pairs.items()}
+    learned = {name: _initial(context, name, rank, merged.shape[-1]) for name, (merged, _) in pairs.items()}
     _learn(pairs, learned, context, steps, learning_rate, batch, checkpoint_every)
     context.save(ARTEFACT, {name: tensor.cpu() for name, tensor in named(learned).items()}, {"rank": str(rank)})
     _report(context, used, adapt_split, tuple(pairs), steps * batch)
@@ -126,12 +130,11 @@ def _read_adapters(path: Path, tasks: Sequence[str], rank: int) -> dict[str, tup
 def _features(
     pool: Pool, own: Mapping[str, Task], backbone: FusedWeights, context: Context, split: AdaptSplit, normalise: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return, by task name, the features of all of a split, `(examples, width)`: the merged model's, the expert's.
+    """Return, by task name, the features of all of a split, `(examples, …, width)`: the merged model's, the expert's.
 
     Neither model changes while adapters are learned, so each reads the split once, and one expert is held at a time.
 
     Raises:
-        NotAdaptable: where features are no vector an example.
         NotFinite: where a model's features are no numbers, saying whose.
     """
     wearer = Wearer(pool, context.family, context.device)
@@ -147,11 +150,6 @@ def _features(
             one = placed(given, context.device)
             for kept, module in zip(read, (backbone.module, wearer.module), strict=True):
                 kept.append(task.family.features(module, one))
-                if kept[-1].ndim != 2:
-                    raise NotAdaptable(
-                        f"{task.name}: surgery acts on one vector of features an example; here they are "
-                        f"{tuple(kept[-1].shape)}."
-                    )
         merged, expert_own = (torch.cat(part).float() for part in read)
         for of, features in (("the merged model's", merged), (f"those of the expert {expert}", expert_own)):
             if not bool(torch.isfinite(features).all()):

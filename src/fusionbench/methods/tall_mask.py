@@ -12,6 +12,7 @@ from fusionbench.methods._context import Context
 from fusionbench.methods._inner import InnerMerge, inner_merge, prepared
 from fusionbench.methods._masked import MaskedModels, Masks, own_statistics, pack, plan_for, read_merged
 from fusionbench.methods._method import merge_method
+from fusionbench.methods._selection import preferred
 from fusionbench.methods.consensus import SUM, Threshold, tall_masks
 from fusionbench.mixing import Fused
 from fusionbench.parameters import Inner, PerExpert, Scale
@@ -101,7 +102,7 @@ def _searched(pool: Pool, tasks: Mapping[str, Task], context: Context, made: Any
             f"method.threshold: there are no validation data to choose it on for {', '.join(lacking)}. Add a suite "
             "that has their tasks, or give threshold=0.4, one number or one an expert."
         )
-    found = [context.evaluate(made(dict.fromkeys(pool.experts, value))) for value in SEARCHED]
+    found = [preferred(context.evaluate(made(dict.fromkeys(pool.experts, value))), tasks) for value in SEARCHED]
     chosen = {}
     for expert in pool.experts:
         task = str(pool.tasks[expert])

@@ -1,13 +1,13 @@
 """ZipIt: merge the units that answer alike, within a model as well as between models."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError
-from fusionbench.families import Permutation
+from fusionbench.errors import ConfigError, MissingPart
+from fusionbench.families import Family, HasParts, Permutation
 from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
 from fusionbench.methods._matching import Moments, assigned, collect_moments
@@ -25,7 +25,7 @@ from fusionbench.methods._permutations import (
     unlabelled,
 )
 from fusionbench.methods._statistics import CollectSplit, Wearer
-from fusionbench.mixing import Fused, FusedWeights
+from fusionbench.mixing import Fused, FusedWeights, PerTask
 from fusionbench.parameters import Count, Range, Share
 from fusionbench.tasks import Task
 
@@ -36,6 +36,7 @@ from fusionbench.tasks import Task
     kind="whole",
     category="merge",
     version=1,
+    parts=("permutations",),
     needs=("unlabelled", "one_architecture"),
 )
 def zipit(
@@ -45,6 +46,7 @@ def zipit(
     *,
     alpha: Annotated[float, Range(0, 1)] = 0.3,
     beta: Share = 0.125,
+    blocks: Count | None = None,
     split: CollectSplit = "train",
     examples: Count = 256,
 ) -> Fused:
@@ -57,36 +59,90 @@ def zipit(
         alpha: a; the similarity of merged units is multiplied by it, so that few merge again; 0 forbids units of one
             model to be in a merged unit twice.
         beta: b; share of the merges that may be within one model.
+        blocks: how many of the network's blocks are zipped, from the first on; what follows stays each model's own
+            (partial zip), and each task gets a model of the shared front and its tail. None zips all.
         split: where inputs come from.
         examples: inputs of each task.
 
     Raises:
         MissingPart: where the family names no permutations.
         IncompatibleModels: where a permutation changes what a model computes.
-        ConfigError: where there is no task to take inputs from.
+        ConfigError: where there is no task to take inputs from, or not so many blocks.
 
     Others: the authors' code adds 10⁻⁵ to the count of merged units, which shrinks weights a little; counts are exact
     here. Attention heads, blocks of units that answer together, are matched one to one between models.
     """
     wearer = Wearer(pool, context.family, context.device)
     groups = groups_of(pool, context.family, wearer, "zipit")
+    front = set(wearer.inside) if blocks is None else front_of(wearer, context.family, blocks)
     models = [read_model(wearer, name) for name in pool.experts]
     check_groups(wearer, context.family, models[0], groups, first_batch(tasks, context, split, "zipit"), context.seed)
     inputs = unlabelled(tasks, context, split=split, examples=examples)
     moments = collect_moments(wearer, context.family, models, groups, inputs)
     context.used("adapted", split=split, tasks=tuple(tasks), count=count_of(tasks, split, examples))
     zipped = {}
-    for group in groups:
-        blocks = any(models[0][name].shape[axis] != group.units for name, axis in group.produced)
+    for group in (group for group in groups if all(name in front for name, _ in group.produced)):
+        by_head = any(models[0][name].shape[axis] != group.units for name, axis in group.produced)
         zipped[group.name] = (
             one_to_one(moments[group.name], group.units, len(models))
-            if blocks
+            if by_head
             else greedy(moments[group.name].correlation(), group.units, len(models), alpha, beta)
         )
-    merged = zip_models(models, groups, zipped)
-    inputs = unlabelled(tasks, context, split=split, examples=examples)
-    merged = recalibrated(wearer, context.family, merged, inputs)
-    return FusedWeights(as_stored(merged, pool), context.family, pool.reference, device=context.device)
+    merged = zip_models(models, [group for group in groups if group.name in zipped], zipped)
+
+    def finished(model: Tensors) -> Tensors:
+        inputs = unlabelled(tasks, context, split=split, examples=examples)
+        return as_stored(recalibrated(wearer, context.family, model, inputs), pool)
+
+    if blocks is None:
+        return FusedWeights(finished(merged), context.family, pool.reference, device=context.device)
+    own = {
+        expert: finished(made)
+        for expert, made in zip(pool.experts, with_tails(merged, models, front, groups, zipped), strict=True)
+    }
+    context.note(_kept_apart(groups, zipped, front))
+    made = {task: own[expert] for expert, task in pool.tasks.items() if task is not None}
+    return PerTask(made, context.family, pool.reference, device=context.device)
+
+
+def front_of(wearer: Wearer, family: Family, blocks: int) -> set[str]:
+    """Return the canonical names of what a module computes up to its block of that number, in the order of its tensors.
+
+    Raises:
+        MissingPart: where the family names no blocks.
+        ConfigError: where there are not more blocks than that.
+    """
+    if not isinstance(family, HasParts):
+        raise MissingPart(family.name, "blocks", ("zipit",))
+    named = family.blocks(wearer.module)
+    if blocks >= len(named):
+        raise ConfigError(f"method.blocks={blocks}: the network has {len(named)} blocks; leave it out to zip them all.")
+    order = list(wearer.module.state_dict())
+    last = max(place for place, name in enumerate(order) if name.startswith(f"{named[blocks - 1]}."))
+    early = set(order[: last + 1])
+    return {canonical for canonical, name in wearer.inside.items() if name in early}
+
+
+def with_tails(
+    merged: Tensors, models: Sequence[Tensors], front: set[str], groups: Sequence[Permutation],
+    zipped: Mapping[str, Tensor],
+) -> Iterator[Tensors]:  # fmt: skip
+    """Yield each model's own: the merged front, and its own tail, which reads the merged units as it read its own."""
+    for k, model in enumerate(models):
+        own = {name: merged[name] if name in front else tensor for name, tensor in model.items()}
+        for group in (group for group in groups if group.name in zipped):
+            unmerge = zipped[group.name][k * group.units : (k + 1) * group.units]
+            for name, axis in group.read:
+                if name not in front:
+                    own[name] = mapped(own[name], axis, unmerge.T, group.runs.get(name, 1))
+        yield own
+
+
+def _kept_apart(groups: Sequence[Permutation], zipped: Mapping[str, Tensor], front: set[str]) -> str:
+    """Return how many groups were zipped, and which are cut by the end of the front and thus averaged as they stand."""
+    cut = [g.name for g in groups if g.name not in zipped and any(name in front for name, _ in g.produced)]
+    averaged = f"; {', '.join(cut)} go on behind the front and were averaged in their order" if cut else ""
+    return f"{len(zipped)} of {len(groups)} groups of units were zipped{averaged}"
 
 
 def greedy(correlation: Tensor, units: int, models: int, alpha: float, beta: float) -> Tensor:
@@ -169,8 +225,8 @@ def zip_models(models: Sequence[Tensors], groups: Sequence[Permutation], zipped:
             unmerge = member[k * group.units : (k + 1) * group.units]
             merge = (unmerge / member.sum(dim=0)).T
             for name, axis in group.produced:
-                made[name] = mapped(made[name], axis, merge)
+                made[name] = mapped(made[name], axis, merge, group.runs.get(name, 1))
             for name, axis in group.read:
-                made[name] = mapped(made[name], axis, unmerge.T)
+                made[name] = mapped(made[name], axis, unmerge.T, group.runs.get(name, 1))
         merged = {name: merged[name] + tensor if k else tensor for name, tensor in made.items()}
     return merged

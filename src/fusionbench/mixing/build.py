@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from fusionbench.errors import ConfigError
-from fusionbench.families import Family, family_for, family_named, specs_of
+from fusionbench.families import Family, family_for, specs_of
 from fusionbench.merge import Pool
 from fusionbench.mixing.fused import Device, Fused, FusedWeights, PerTask
 from fusionbench.mixing.stored import save_weights
@@ -58,7 +58,7 @@ def family_of(pool: Pool) -> Family:
     Raises:
         ConfigError: where none serves them.
     """
-    return family_for(pool.reference.config) if pool.family == "auto" else family_named(pool.family)
+    return family_for(pool.reference.config, pool.family)
 
 
 def fused_weights(weights: Weights, pool: Pool, device: Device = "cpu") -> Fused:

@@ -9,6 +9,8 @@ from fusionbench.config import Config
 from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.mixing.bits import BitSettings, build_bits
 from fusionbench.mixing.blueprint import SiteRecord
+from fusionbench.mixing.preferred import PreferredSettings, build_preferred
+from fusionbench.mixing.rank_one import RankOneSettings, build_rank_one
 from fusionbench.mixing.routed import RoutedSettings, build_routed
 from fusionbench.mixing.smile import SmileSettings, build_smile
 from fusionbench.registry import suggestion
@@ -24,6 +26,8 @@ class Kind(NamedTuple):
 
 KINDS: Mapping[str, Kind] = {
     "bits": Kind(BitSettings, build_bits),
+    "preferred": Kind(PreferredSettings, build_preferred),
+    "rank_one_mlp": Kind(RankOneSettings, build_rank_one),
     "routed_mlp": Kind(RoutedSettings, build_routed),
     "smile": Kind(SmileSettings, build_smile),
 }

@@ -1,11 +1,12 @@
 """A model some of whose modules are mixtures: run, saved with its blueprint, and opened again to the same bits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from fusionbench.errors import CheckpointError, ConfigError, IncompatibleModels
 from fusionbench.families import Batch, Family, family_named, load_module, specs_of
@@ -19,7 +20,7 @@ from fusionbench.mixing.sites import split_by_site
 from fusionbench.tasks import Output, Predictor, Task
 from fusionbench.weights.companions import copy_companions
 from fusionbench.weights.headers import Source, TensorSpec
-from fusionbench.weights.tensors import LazyWeights, Weights
+from fusionbench.weights.tensors import TORCH, LazyWeights, Weights, as_bytes
 
 
 class _Replaced:
@@ -44,6 +45,23 @@ class _Replaced:
     def names(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, str]:
         inside, outside = split_by_site(list(specs), self._blueprint.sites)
         return {**{name: name for name in inside}, **self._family.names({name: specs[name] for name in outside})}
+
+
+class _HandedOver:
+    """Tensors in memory as a source that lets go of each when it is read, so that a model is never held twice."""
+
+    label, config, folder = "the tensors made", MappingProxyType[str, Any]({}), None
+
+    def __init__(self, tensors: dict[str, Tensor]) -> None:
+        self.specs = specs_of(tensors)
+        self._tensors = tensors
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> memoryview:
+        assert (start, stop) == (0, None)
+        return as_bytes(self._tensors.pop(name))
+
+    def fingerprint(self) -> str:
+        return self.label
 
 
 class MixedModel:
@@ -95,14 +113,15 @@ class MixedModel:
             CheckpointError: where blueprint and tensors do not belong together.
         """
         replaced = cast(Family, _Replaced(self._family, self.blueprint))
+        placed, given = replaced.names(self.specs), self._weights
+        # The module has its own copy, and is what is saved; what it has no place for is kept for the files alone.
+        self._weights = {name: given[name] for name in self.specs if name not in placed}
+        if not isinstance(given, LazyWeights):
+            given = LazyWeights(_HandedOver({name: given[name] for name in placed}))
         try:
-            module = load_module(replaced, self._weights, self._base.config).to(self._device)
+            return load_module(replaced, given, self._base.config).to(self._device)
         except IncompatibleModels as error:
             raise CheckpointError(f"The tensors are not those that the blueprint asks for.\n{error}") from None
-        # The module has its own copy, and is what is saved; what it has no place for is kept for the files alone.
-        placed = replaced.names(self.specs)
-        self._weights = {name: self._weights[name] for name in self.specs if name not in placed}
-        return module
 
     def for_task(self, task: Task) -> Predictor:
         """Return the task's head over the module; padding takes no part in the routing of whole inputs.
@@ -114,14 +133,22 @@ class MixedModel:
         predict = predictor(task, family, module, self._device)
 
         def masked(batch: Batch) -> Output:
-            mask = family.token_mask(batch) if isinstance(family, HasTokens) else None
+            # A harness of others makes batches itself, so that there is no mask to be told of here.
+            mask = family.token_mask(batch) if isinstance(family, HasTokens) and "attention_mask" in batch else None
+            if mask is not None and mask.shape[-1] > batch["input_ids"].shape[-1]:
+                # Inputs are routed by all their tokens, of which a decoder that remembers would run the last alone.
+                batch = {key: item for key, item in batch.items() if key != "memory"}
             with routing_mask(module, mask if mask is None else mask.to(self._device)):
                 return predict(batch)
 
         return masked
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path, *, beside: Callable[[Path], None] | None = None) -> None:
         """Write a folder of configuration, `fusion_config.json` and safetensors, which `open_mixed` reads.
+
+        Args:
+            folder: must not exist.
+            beside: writes further files into the folder before it has its name.
 
         Raises:
             OutputError: where the folder exists, or cannot be written.
@@ -132,10 +159,13 @@ class MixedModel:
         def finish(made: Path) -> None:
             copy_companions(self._base, made)
             self.blueprint.write(made)
+            if beside is not None:
+                beside(made)
 
         with ShardWriter(folder, metadata={}, finish=finish) as writer:
-            for name in self.specs:
-                writer.add(name, state[own[name]] if name in own else self._weights[name])
+            for name, spec in self.specs.items():
+                # A module in training is wider than what is stored.
+                writer.add(name, state[own[name]].to(TORCH[spec.dtype]) if name in own else self._weights[name])
 
 
 def open_mixed(source: Source, *, device: Device = "cpu") -> MixedModel | None:

@@ -34,6 +34,7 @@ class Rebuilder:
         rest: `(base, experts, *, …)`, tensors outside them.
         configure: `(config, experts, *, …)`, from the base's configuration to the output's.
         check: `(names of experts, *, …)`, refuses parameters.
+        prepare: `(pool, *, …)`, a first look at the whole pool; what it returns reaches `replace` as `prepared`.
         needs_base: whether there must be a base.
     """
 
@@ -43,13 +44,14 @@ class Rebuilder:
     rest: Callable[..., Tensor] | None = None
     configure: Callable[..., Mapping[str, Any]] | None = None
     check: Callable[..., None] | None = None
+    prepare: Callable[..., Any] | None = None
     needs_base: bool = True
 
 
 def rebuilder_of(entry: Entry) -> Rebuilder:
     """Return how a registered method of the kind `rebuild` works."""
     function = entry.load()
-    parts = {name: getattr(function, name) for name in ("sites", "rest", "configure", "check")}
+    parts = {name: getattr(function, name) for name in ("sites", "rest", "configure", "check", "prepare")}
     return Rebuilder(entry.name, function, **parts, needs_base=entry.base == "required")
 
 
@@ -112,6 +114,8 @@ def rebuild(
         config, count = pool.reference.config, len(pool.experts)
         made.config = method.configure(config, count, **_accepted(method.configure, values))
     given = _accepted(method.replace, values)
+    if method.prepare is not None:
+        given["prepared"] = method.prepare(pool, **_accepted(method.prepare, values))
     inside = set()
     for done, site in enumerate(sites):
         progress(f"rebuilding by {method.name}", done, len(sites))

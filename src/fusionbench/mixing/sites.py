@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fusionbench.errors import MissingPart
-from fusionbench.families.base import Family, HasParts
+from fusionbench.families.base import HasParts
 from fusionbench.merge import Pool
 from fusionbench.mixing.build import family_of
 from fusionbench.weights.finite import bad_input
@@ -102,18 +102,22 @@ def oriented(weight: Tensor, inputs_last: bool) -> Tensor:
     return weight if inputs_last else weight.T
 
 
+def put(tensors: dict[str, Tensor], name: str, number: int, count: int, part: Tensor) -> None:
+    """Put one expert's part of a tensor `(count, …)` into its place; no list of all parts exists beside it."""
+    if name not in tensors:
+        tensors[name] = part.new_empty(count, *part.shape)
+    tensors[name][number] = part
+
+
 def linear_sites(pool: Pool, *, method: str, seed: int = 0) -> list[ModuleSite]:
     """Return every linear map of the fused part, in order of depth.
 
     Raises:
         MissingPart: where the family names none.
     """
-    family = family_of(pool)
-    if not isinstance(family, HasParts):
-        raise MissingPart(family.name, "list of linear maps", (method,))
-    module = family.skeleton(pool.reference.config)
+    family, module = _with_parts(pool, "list of linear maps", method)
     chosen = {site.name: {"": site.inputs_last} for site in family.linears(module)}
-    return _sites(pool, family, chosen, method, seed)
+    return _sites(pool, chosen, method, seed)
 
 
 def block_linear_sites(pool: Pool, *, method: str, seed: int = 0) -> list[ModuleSite]:
@@ -122,10 +126,9 @@ def block_linear_sites(pool: Pool, *, method: str, seed: int = 0) -> list[Module
     Raises:
         MissingPart: where the family names none.
     """
-    family, sites = family_of(pool), linear_sites(pool, method=method, seed=seed)
-    assert isinstance(family, HasParts)
-    blocks = tuple(f"{block}." for block in family.blocks(family.skeleton(pool.reference.config)))
-    return [site for site in sites if site.name.startswith(blocks)]
+    family, module = _with_parts(pool, "list of linear maps", method)
+    blocks = tuple(f"{block}." for block in family.blocks(module))
+    return [site for site in linear_sites(pool, method=method, seed=seed) if site.name.startswith(blocks)]
 
 
 def mlp_sites(pool: Pool, *, method: str, seed: int = 0) -> list[ModuleSite]:
@@ -134,19 +137,47 @@ def mlp_sites(pool: Pool, *, method: str, seed: int = 0) -> list[ModuleSite]:
     Raises:
         MissingPart: where the family names none.
     """
+    family, module = _with_parts(pool, "list of MLPs", method)
+    return _sites(pool, _mlps(family, module), method, seed)
+
+
+def mlp_and_attention_sites(pool: Pool, *, method: str, seed: int = 0) -> list[ModuleSite]:
+    """Return the blocks' MLPs and the modules that hold their other linear maps, the MLPs first.
+
+    Raises:
+        MissingPart: where the family names no MLPs.
+    """
+    family, module = _with_parts(pool, "list of MLPs", method)
+    chosen, blocks = _mlps(family, module), tuple(f"{block}." for block in family.blocks(module))
+    others = [
+        site
+        for site in family.linears(module)
+        if site.name.startswith(blocks) and _site_of(f"{site.name}.weight", chosen) is None
+    ]
+    holders = {site.name.rpartition(".")[0] for site in others}
+    for site in others:
+        # A module inside a replaced one has another name, so that the outer one is the site.
+        holder = min((one for one in holders if site.name.startswith(f"{one}.")), key=len)
+        chosen.setdefault(holder, {})[site.name.removeprefix(f"{holder}.")] = site.inputs_last
+    return _sites(pool, chosen, method, seed)
+
+
+def _with_parts(pool: Pool, part: str, method: str) -> tuple[HasParts, nn.Module]:
     family = family_of(pool)
     if not isinstance(family, HasParts):
-        raise MissingPart(family.name, "list of MLPs", (method,))
-    module = family.skeleton(pool.reference.config)
+        raise MissingPart(family.name, part, (method,))
+    return family, family.skeleton(pool.reference.config)
+
+
+def _mlps(family: HasParts, module: nn.Module) -> dict[str, dict[str, bool]]:
+    """Return the linear maps of each MLP, and whether their weights are `(out, in)`."""
     parts = [part for part in family.mlp_parts(module) if part is not None]
     orders = {site.name: site.inputs_last for site in family.linears(module)}
-    chosen = {mlp: {part: orders.get(f"{mlp}.{part}", True) for part in parts} for mlp in family.mlps(module)}
-    return _sites(pool, family, chosen, method, seed)
+    return {mlp: {part: orders.get(f"{mlp}.{part}", True) for part in parts} for mlp in family.mlps(module)}
 
 
-def _sites(
-    pool: Pool, family: Family, chosen: Mapping[str, Mapping[str, bool]], method: str, seed: int
-) -> list[ModuleSite]:
+def _sites(pool: Pool, chosen: Mapping[str, Mapping[str, bool]], method: str, seed: int) -> list[ModuleSite]:
+    family = family_of(pool)
     canonical = {own: name for name, own in family.names(pool.reference.specs).items()}
     held = dict.fromkeys(chosen, tuple[tuple[str, str], ...]())
     for own, name in canonical.items():
@@ -160,7 +191,7 @@ def _sites(
         if {".".join(filter(None, (linear, "weight"))) for linear in linears} <= dict(held[name]).keys()
     }
     if not whole:
-        raise MissingPart(family.name, "module of the kind that is rebuilt in this model", (method,))
+        raise MissingPart(family.name, "linear map in this model", (method,))
     return [
         ModuleSite(name, dict(held[name]), linears, depth, len(whole), tuple(pool.experts), seed_of(seed, method))
         for depth, (name, linears) in enumerate(whole.items())

@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from fusionbench.errors import OutputError
+from fusionbench.weights.partial import unwritable
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
@@ -25,5 +25,5 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()
-        raise OutputError(f"{path} cannot be written: {error.strerror}. Choose another folder.") from error
+        raise unwritable(path, error) from error
     return path

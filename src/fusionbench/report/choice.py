@@ -76,8 +76,7 @@ def sweeps_of(table: Table) -> dict[str, dict[str, list[tuple[float, float]]]]:
     A method counts where its rows differ in exactly one numeric setting. Where the table has no average, the normalised
     score stands in.
     """
-    index = table.column("average")
-    summary = index if index is not None else table.column("normalized")
+    summary = table.summary
     found: dict[str, dict[str, list[tuple[float, float]]]] = {}
     if summary is None:
         return found
@@ -119,8 +118,7 @@ def _averages(rows: Sequence[Row], summary: int | None) -> tuple[float, ...]:
 
 def _fitting(table: Table, rows: Sequence[Row]) -> list[Row]:
     """Return the reference rows and the best row of each method, the best methods where there are too many."""
-    index = table.column("average")
-    summary = index if index is not None else table.column("normalized")
+    summary = table.summary
 
     def merit(row: Row) -> float:
         value = row.cells[summary].value if summary is not None else None

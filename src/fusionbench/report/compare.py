@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from fusionbench.errors import ConfigError, MissingData
 from fusionbench.records import Run
+from fusionbench.report.labels import scored_on
+from fusionbench.report.resampling import statistic_of
 
 Statistics = Mapping[str, NDArray[Any]]
 RESAMPLES = 10_000
-DRAWN = 4_000_000
+DRAWN = 2_000_000
 """Examples drawn at a time, so that memory stays bounded."""
 
 
@@ -68,6 +70,12 @@ def compare(first: Path, second: Path, *, resamples: int = RESAMPLES, seed: int 
             f"{first} is of {_suite(runs[0])}, {second} of {_suite(runs[1])}: only runs of one suite, size and seed "
             "have examples in common."
         )
+    data = [scored_on(run) or "the whole clean test split" for run in runs]
+    if data[0] != data[1]:
+        raise ConfigError(
+            f"{first} was scored on {data[0]}, {second} on {data[1]}: their examples are not the same. Run both with "
+            "the same tasks.split, tasks.corruption, tasks.severity and tasks.limit."
+        )
     shared = [task for task in reports[0].tasks if task in reports[1].tasks]
     if not shared:
         raise ConfigError(f"{first} and {second} have no task in common, so there is nothing to compare.")
@@ -92,8 +100,6 @@ def _of_task(
     task: str, runs: list[Run], resamples: int, generator: np.random.Generator
 ) -> tuple[Difference, NDArray[np.float64]]:
     """Return the difference on a task, and that of each resample."""
-    from fusionbench.tasks.metrics import metric_named
-
     rows = [_rows(run, task) for run in runs]
     counts = [len(next(iter(columns.values()))) for columns in rows]
     if counts[0] != counts[1]:
@@ -102,20 +108,14 @@ def _of_task(
             "Compare runs of the same split and limit."
         )
     name = next(iter(runs[0].report.tasks[task].metrics))
-    compute = metric_named(name).compute
-    first, second = (compute(columns)[0] for columns in rows)
+    statistics = [statistic_of(name, columns) for columns in rows]
+    whole = np.arange(counts[0])[None]
+    first, second = (float(statistic(whole)[0]) for statistic in statistics)
     drawn = np.empty(resamples)
-    if set(rows[0]) == {"correct"}:
-        gain = rows[0]["correct"].astype(np.int64) - rows[1]["correct"].astype(np.int64)
-        chunk = max(1, DRAWN // counts[0])
-        for start in range(0, resamples, chunk):
-            chosen = generator.integers(0, counts[0], (min(chunk, resamples - start), counts[0]))
-            drawn[start : start + len(chosen)] = gain[chosen].mean(axis=1)
-    else:
-        for index in range(resamples):
-            chosen = generator.integers(0, counts[0], counts[0])
-            values = [compute({key: column[chosen] for key, column in columns.items()})[0] for columns in rows]
-            drawn[index] = values[0] - values[1]
+    chunk = max(1, DRAWN // counts[0])
+    for start in range(0, resamples, chunk):
+        chosen = generator.integers(0, counts[0], (min(chunk, resamples - start), counts[0]))
+        drawn[start : start + len(chosen)] = statistics[0](chosen) - statistics[1](chosen)
     return _difference(task, name, first, second, drawn, counts[0]), drawn
 
 

@@ -1,17 +1,23 @@
 """One run in full, as a part of the page that opens: numbers, inputs, time, machine and recipe."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from html import escape
+from pathlib import Path
+
+import yaml
 
 from fusionbench.records import DataUse, Report, Run, RunInfo
 
 Pair = tuple[str, str]
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def details(run: Run, label: str, anchor: str) -> str:
     """Return a closed `<details>` element with the id `anchor` and everything known about `run`."""
     facts = [*_of_report(run.report), *_of_info(run.info), ("folder", str(run.folder))]
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts)
+    listed += "".join(f"<dt>{escape(name)}</dt><dd>{link}</dd>" for name, link in _parents(run.recipe))
     notes = "".join(f"<li>{escape(note)}</li>" for note in run.report.notes)
     return "\n".join(
         [
@@ -102,6 +108,31 @@ def _data(use: DataUse | None) -> str:
 def _short_average(report: Report) -> str:
     found = report.primary_average
     return f" <small>average {escape(found.metric)} {100 * found.value:.1f} %</small>" if found else ""
+
+
+def _parents(recipe: str) -> Iterator[Pair]:
+    """Yield the models that a recipe names, base first, each as HTML: a link where it is a hub id or a folder."""
+    try:
+        document = yaml.load(recipe, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}
+    except yaml.YAMLError:
+        return
+    if not isinstance(document, Mapping):
+        return
+    experts = document.get("experts")
+    named = {"base": document.get("base"), **(experts if isinstance(experts, Mapping) else {})}
+    for name, value in named.items():
+        model = value.get("model") if isinstance(value, Mapping) else value
+        if isinstance(model, str):
+            yield f"parent {name}", _link(model)
+
+
+def _link(model: str) -> str:
+    place = Path(model).expanduser()
+    if place.is_absolute():
+        return f'<a href="{escape(place.as_uri())}">{escape(model)}</a>'
+    if HUB_ID.fullmatch(model):
+        return f'<a href="https://huggingface.co/{escape(model)}" rel="noreferrer">{escape(model)}</a>'
+    return escape(model)
 
 
 def _recipe(text: str) -> str:

@@ -6,13 +6,15 @@ from pathlib import Path
 from fusionbench.errors import ConfigError, MissingData
 from fusionbench.records import Run, find_runs, write_long, write_whole
 from fusionbench.registry import suggestion
+from fusionbench.report.figures import charts_of
 from fusionbench.report.formats import as_csv, as_latex, as_markdown
+from fusionbench.report.front import front_charts
 from fusionbench.report.html import page
-from fusionbench.report.plots import Chart, Kind, charts_of, file_word, save
+from fusionbench.report.plots import Chart, Kind, file_word, save
 from fusionbench.report.tables import Table, Which, tables_of
 
-FORMATS = ("md", "csv", "latex", "html", "png", "pdf", "json-long", "parquet")
-"""Names of the formats; `json-long` and `parquet` are the long-form records."""
+FORMATS = ("md", "csv", "latex", "html", "interactive", "png", "pdf", "json-long", "parquet")
+"""Names of the formats; `interactive` is the figures by Plotly, `json-long` and `parquet` the long-form records."""
 FIGURE_KINDS: Mapping[str, Kind] = {"png": "png", "pdf": "pdf"}
 
 
@@ -51,7 +53,11 @@ def report(
             f"No finished run was found in {searched}. A run is finished when its folder has report.json."
         )
     tables = tables_of(runs, metrics=metrics)
-    charts = [charts_of(table) for table in tables] if {"html", *FIGURE_KINDS} & set(formats) else []
+    charts = (
+        [[*charts_of(table), *front_charts(table)] for table in tables]
+        if {"html", "interactive", *FIGURE_KINDS} & set(formats)
+        else []
+    )
     return [path for name in dict.fromkeys(formats) for path in _written(name, runs, tables, charts, out, stderr)]
 
 
@@ -69,6 +75,12 @@ def _written(
         ]
     if name == "html":
         return [write_whole(out / "report.html", page(tables, charts))]
+    if name == "interactive":
+        from fusionbench.report.interactive import interactive_page
+
+        drawn = [chart for group in charts for chart in group]
+        title = f"FusionBench figures: {', '.join(table.title for table in tables)}"
+        return [write_whole(out / "interactive.html", interactive_page(title, drawn))]
     if kind := FIGURE_KINDS.get(name):
         return [
             save(chart, out, kind, prefix=prefix)

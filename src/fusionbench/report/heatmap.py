@@ -1,5 +1,6 @@
 """A named matrix as a picture: every cell with its number, names on both sides."""
 
+import math
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +17,8 @@ MANY = 24
 """Rows or columns from which on cells are too small for numbers."""
 DARK = 0.6
 """Share of the scale from which on a cell is so dark that its number is written in white."""
+LINE = 0.11
+"""Inches that a line of the smallest names takes; where cells are narrower, names are left out between."""
 
 
 def heatmap(name: str, square: Square) -> Chart:
@@ -37,9 +40,9 @@ def _draw(square: Square) -> "Figure":
 
     rows, columns = square.values.shape
     small = max(rows, columns) > MANY
-    cell = min(CELL, 9.0 / max(rows, columns)) if small else CELL
+    width, height = (min(CELL, 9.0 / count) if small else CELL for count in (columns, rows))
     longest = max(len(name) for name in square.rows)
-    figure = Figure(figsize=(cell * columns + 0.085 * longest + 1.3, cell * rows + 1.7), layout="constrained")
+    figure = Figure(figsize=(width * columns + 0.085 * longest + 1.3, height * rows + 1.7), layout="constrained")
     axes = figure.add_subplot()
     low, high = _scale(square)
     two_sided = low < 0
@@ -50,10 +53,11 @@ def _draw(square: Square) -> "Figure":
         cmap="RdBu_r" if two_sided else "Blues",
         aspect="equal" if not small else "auto",
     )
-    axes.set_xticks(
-        range(columns), [literal(name) for name in square.columns], rotation=45, ha="right", rotation_mode="anchor"
-    )
-    axes.set_yticks(range(rows), [literal(name) for name in square.rows])
+    across, size = _named(columns, width)
+    names = [literal(square.columns[index]) for index in across]
+    axes.set_xticks(across, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
+    down, size = _named(rows, height)
+    axes.set_yticks(down, [literal(square.rows[index]) for index in down], fontsize=size)
     axes.grid(visible=False)
     axes.tick_params(length=0)
     if not small:
@@ -69,6 +73,11 @@ def _draw(square: Square) -> "Figure":
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_title(literal(square.caption), fontsize=9, wrap=True)
     return figure
+
+
+def _named(count: int, cell: float) -> tuple[range, int]:
+    """Return which of so many cells of a size in inches are named, and in which size of letters."""
+    return range(0, count, math.ceil(LINE / cell)), 9 if cell >= 2 * LINE else 6
 
 
 def _scale(square: Square) -> tuple[float, float]:

@@ -1,18 +1,14 @@
 """All runs as one page that needs nothing else: no server, no network, no script to be read."""
 
-import base64
-import hashlib
 from collections.abc import Iterator, Sequence
 from html import escape
-from pathlib import Path
 
 from fusionbench.records import Run
 from fusionbench.report.details import details, duration, parameters
 from fusionbench.report.plots import Chart
+from fusionbench.report.shell import asset, document
 from fusionbench.report.svg import inline_svg
 from fusionbench.report.tables import Cell, Column, Row, Table
-
-ASSETS = Path(__file__).parent
 
 
 def page(tables: Sequence[Table], charts: Sequence[Sequence[Chart]]) -> str:
@@ -22,39 +18,12 @@ def page(tables: Sequence[Table], charts: Sequence[Sequence[Chart]]) -> str:
         tables: one a suite.
         charts: the figures of each table, in the same order.
     """
-    style = (ASSETS / "page.css").read_text(encoding="utf-8")
-    script = (ASSETS / "page.js").read_text(encoding="utf-8")
-    # No remote address and no other script can be loaded, whatever a recipe or a note contains.
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     title = f"FusionBench: {', '.join(table.title for table in tables)}"
     sections = (
         _section(f"s{number}", table, figures)
         for number, (table, figures) in enumerate(zip(tables, charts, strict=True), start=1)
     )
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            '<meta name="color-scheme" content="light dark">',
-            f"<title>{escape(title)}</title>",
-            f"<style>\n{style}</style>",
-            "</head>",
-            "<body>",
-            _header(tables),
-            "<main>",
-            *sections,
-            "</main>",
-            f"<script>{script}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
+    return document(title, [_header(tables), "<main>", *sections, "</main>"], scripts=[asset("page.js")])
 
 
 def _header(tables: Sequence[Table]) -> str:
@@ -70,7 +39,7 @@ def _header(tables: Sequence[Table]) -> str:
 
 def _section(anchor: str, table: Table, charts: Sequence[Chart]) -> str:
     numbers = {id(run): f"{anchor}-run{number}" for number, run in enumerate(_runs(table), start=1)}
-    figures = (_figure(chart, f"{anchor}-{number}") for number, chart in enumerate(charts, start=1))
+    figures = (figure_html(chart, f"{anchor}-{number}") for number, chart in enumerate(charts, start=1))
     return "\n".join(
         [
             f'<section id="{anchor}" data-suite aria-labelledby="{anchor}-title">',
@@ -88,7 +57,8 @@ def _section(anchor: str, table: Table, charts: Sequence[Chart]) -> str:
     )
 
 
-def _figure(chart: Chart, prefix: str) -> str:
+def figure_html(chart: Chart, prefix: str) -> str:
+    """Return a chart as a `<figure>` with its caption; the ids inside begin with `prefix`."""
     width, height = chart.figure.get_size_inches()
     drawn, caption = inline_svg(chart, prefix), f"<figcaption>{escape(chart.caption)}</figcaption>"
     if width > 1.6 * height:

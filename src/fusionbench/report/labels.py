@@ -52,6 +52,19 @@ def settings(run: Run, variant: Variant) -> dict[str, Any]:
     return {**_of_recipe(run.recipe), **chosen}
 
 
+def scored_on(run: Run) -> str:
+    """Return what a run was scored on where that is not the whole clean test split; "" where it is."""
+    chosen = _of_recipe(run.recipe)
+    said = []
+    if (split := chosen.get("tasks.split") or "test") != "test":
+        said.append(f"{split} split")
+    if corruption := chosen.get("tasks.corruption"):
+        said.append(f"{corruption}, severity {chosen.get('tasks.severity', 2)}")
+    if limit := chosen.get("tasks.limit"):
+        said.append(f"first {limit} examples")
+    return ", ".join(said)
+
+
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one, with dotted keys."""
     found: dict[str, Any] = {}

@@ -4,13 +4,15 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean, stdev
 
 from fusionbench.records import Run
 from fusionbench.report.labels import Entry, differing, entries_of
 from fusionbench.report.tables import REFERENCES, suite_title
 
+LEGEND = "Average and normalized score (divided by the experts' own) in %, means over seeds; yardsticks are not ranked."
 COLUMNS = ("rank", "method", "average", "s.e.", "normalized", "seeds", "parameters", "bytes")
 
 
@@ -19,6 +21,7 @@ class Standing:
     """One method with one choice of parameters, over all its seeds.
 
     Attributes:
+        method: its name.
         rank: 1 is the best; None for yardsticks, which are not ranked.
         label: the method, with what tells it from its other rows.
         average: mean over the seeds of the average over the seen tasks, a fraction.
@@ -27,8 +30,10 @@ class Standing:
         seeds: how many runs.
         parameters: of the fused model.
         bytes: of the fused model.
+        runs: folders of the runs behind it.
     """
 
+    method: str
     rank: int | None
     label: str
     average: float
@@ -37,6 +42,7 @@ class Standing:
     seeds: int
     parameters: int | None
     bytes: int | None
+    runs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +54,7 @@ class Board:
 
 
 def leaderboards(runs: Sequence[Run]) -> list[Board]:
-    """Return a board for each suite, size and set of seen tasks; runs without an average are left out."""
+    """Return a board for each suite, size, scored data and set of seen tasks; runs without an average are left out."""
     grouped: dict[tuple[str, tuple[str, ...]], list[Entry]] = {}
     for entry in entries_of(runs):
         seen = tuple(sorted(task for task, scores in entry.variant.tasks.items() if scores.seen))
@@ -70,17 +76,9 @@ def _standings(entries: Sequence[Entry]) -> tuple[Standing, ...]:
     for entry in entries:
         same.setdefault(_choice(entry), []).append(entry)
     found = [_standing(group, entries) for group in same.values()]
-    yardsticks = sorted((s for s in found if s.label in REFERENCES), key=lambda s: REFERENCES.index(s.label))
-    ranked = sorted((s for s in found if s.label not in REFERENCES), key=lambda s: -s.average)
-    numbered = [Standing(rank, *_rest(standing)) for rank, standing in enumerate(ranked, start=1)]
-    return (*yardsticks, *numbered)
-
-
-def _rest(standing: Standing) -> tuple[str, float, float | None, float | None, int, int | None, int | None]:
-    return (
-        standing.label, standing.average, standing.stderr, standing.normalized, standing.seeds, standing.parameters,
-        standing.bytes,
-    )  # fmt: skip
+    yardsticks = sorted((s for s in found if s.method in REFERENCES), key=lambda s: REFERENCES.index(s.method))
+    ranked = sorted((s for s in found if s.method not in REFERENCES), key=lambda s: -s.average)
+    return (*yardsticks, *(replace(standing, rank=rank) for rank, standing in enumerate(ranked, start=1)))
 
 
 def _choice(entry: Entry) -> str:
@@ -95,6 +93,7 @@ def _standing(group: Sequence[Entry], entries: Sequence[Entry]) -> Standing:
     facts = group[0].variant.model
     stderr = stdev(averages) / len(averages) ** 0.5 if len(averages) > 1 else None
     return Standing(
+        group[0].method,
         None,
         _label(group[0], entries),
         fmean(averages),
@@ -103,6 +102,7 @@ def _standing(group: Sequence[Entry], entries: Sequence[Entry]) -> Standing:
         len(group),
         facts.parameters if facts else None,
         facts.bytes if facts else None,
+        tuple(dict.fromkeys(entry.run.folder for entry in group)),
     )
 
 
@@ -137,10 +137,7 @@ def as_markdown(boards: Sequence[Board]) -> str:
         lines = [f"## {board.title}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
         lines += ["| " + " | ".join(_cells(standing)) + " |" for standing in board.standings]
         parts.append("\n".join(lines))
-    legend = (
-        "Average and normalized score (divided by the experts' own) in %, means over seeds; yardsticks are not ranked."
-    )
-    return "\n\n".join([*parts, legend]) + "\n"
+    return "\n\n".join([*parts, LEGEND]) + "\n"
 
 
 def as_csv(boards: Sequence[Board]) -> str:

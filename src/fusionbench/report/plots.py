@@ -1,4 +1,4 @@
-"""Figures of a table: radar, grouped bars, and the average along a swept parameter. Matplotlib loads when used."""
+"""How figures of a table are drawn: radar, bars, curves, their style and their files. Matplotlib loads when used."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fusionbench.records import FRACTION, write_whole
-from fusionbench.report.choice import Picture, comparable, sweeps_of
+from fusionbench.report.choice import Picture
 from fusionbench.report.tables import Row, Table
 
 if TYPE_CHECKING:
@@ -49,24 +49,6 @@ class Chart:
     figure: "Figure"
 
 
-def charts_of(table: Table) -> list[Chart]:
-    """Return every figure that `table` has the numbers for: radar (three tasks or more), bars, one curve a sweep."""
-    from matplotlib import style
-
-    picture = comparable(table)
-    charts: list[Chart] = []
-    with style.context(STYLE):
-        if picture and len(picture.tasks) >= 3:
-            charts.append(Chart("radar", picture.caption, radar(picture)))
-        if picture:
-            charts.append(Chart("bars", picture.caption, bars(picture)))
-        for parameter, lines in sweeps_of(table).items():
-            what = "average over the seen tasks" if table.column("average") is not None else "normalized score"
-            caption = f"{table.title}: {what} against {parameter}."
-            charts.append(Chart(f"curve-{file_word(parameter)}", caption, curve(table, parameter, lines)))
-    return charts
-
-
 def radar(picture: Picture) -> "Figure":
     """Return a radar chart, one axis a task from 0 at the centre, one line a method."""
     from matplotlib.figure import Figure
@@ -87,7 +69,7 @@ def radar(picture: Picture) -> "Figure":
     axes.set_rlabel_position(180 / len(picture.tasks))
     axes.tick_params(axis="y", labelsize=7, labelcolor=REFERENCE_STYLE["individual"][0])
     axes.set_title(literal(f"{picture.title}: {picture.axis}"), pad=18)
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
@@ -110,7 +92,7 @@ def bars(picture: Picture) -> "Figure":
     axes.grid(axis="x", visible=False)
     axes.set_title(literal(picture.title))
     _slant_long_names(axes, groups, breadth)
-    _legend_below(figure)
+    legend_below(figure)
     return figure
 
 
@@ -126,12 +108,7 @@ def curve(table: Table, parameter: str, lines: Mapping[str, Sequence[tuple[float
 
     figure = Figure(figsize=(4.9, 3.6), layout="constrained")
     axes = figure.add_subplot()
-    index = table.column("average")
-    column = index if index is not None else table.column("normalized")
-    for row in table.rows:
-        if row.reference and column is not None and (level := row.cells[column].value) is not None:
-            colour, dashes = REFERENCE_STYLE[row.entry.method]
-            axes.axhline(100 * level, label=literal(row.label), color=colour, linestyle=dashes, linewidth=1.4)
+    level_lines(axes, table)
     for number, (method, points) in enumerate(lines.items()):
         x, y = zip(*points, strict=True)
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
@@ -140,9 +117,9 @@ def curve(table: Table, parameter: str, lines: Mapping[str, Sequence[tuple[float
     if min(values) > 0 and max(values) / min(values) >= 100:
         axes.set_xscale("log")
     axes.set_xlabel(literal(parameter))
-    axes.set_ylabel(literal(_average_name(table)))
-    axes.set_title(literal(f"{table.title}: {_average_name(table)} against {parameter}"))
-    _legend_below(figure)
+    axes.set_ylabel(literal(average_name(table)))
+    axes.set_title(literal(f"{table.title}: {average_name(table)} against {parameter}"))
+    legend_below(figure)
     return figure
 
 
@@ -186,7 +163,16 @@ def _styled(picture: Picture) -> list[tuple[Row, Sequence[float], dict[str, Any]
     return styled
 
 
-def _average_name(table: Table) -> str:
+def level_lines(axes: "Axes", table: Table) -> None:
+    """Draw the reference rows' averages as level lines."""
+    for row in table.rows:
+        if row.reference and table.summary is not None and (level := row.cells[table.summary].value) is not None:
+            colour, dashes = REFERENCE_STYLE[row.entry.method]
+            axes.axhline(100 * level, label=literal(row.label), color=colour, linestyle=dashes, linewidth=1.4)
+
+
+def average_name(table: Table) -> str:
+    """Return what the column that sums up is called on an axis, with its unit."""
     if table.column("average") is None:
         return "normalized score (%)"
     metrics = {column.metric for column in table.columns if column.kind == "task" and column.unit == FRACTION}
@@ -201,7 +187,7 @@ def _slant_long_names(axes: "Axes", names: Sequence[str], width: float) -> None:
             label.set(rotation=30, ha="right", rotation_mode="anchor")
 
 
-def _legend_below(figure: "Figure") -> None:
+def legend_below(figure: "Figure") -> None:
     """Add a legend below the axes, in as many columns as its longest line leaves room for."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     folded = [fill(label, LEGEND_LETTERS) for label in labels]

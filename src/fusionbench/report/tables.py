@@ -6,7 +6,7 @@ from typing import Literal
 
 from fusionbench.records import FRACTION, Run
 from fusionbench.records.scores import Score, info_of
-from fusionbench.report.labels import Entry, differing, entries_of, labels_of, order_of
+from fusionbench.report.labels import Entry, differing, entries_of, labels_of, order_of, scored_on
 
 REFERENCES = ("pretrained", "individual", "traditional_mtl")
 """Methods that are yardsticks: their rows come first and are never marked as best."""
@@ -81,9 +81,18 @@ class Table:
         """Return the index of the first column of a kind."""
         return next((index for index, column in enumerate(self.columns) if column.kind == kind), None)
 
+    @property
+    def summary(self) -> int | None:
+        """The index of the column that sums a row up: the average, else the normalised score; None without both."""
+        index = self.column("average")
+        return index if index is not None else self.column("normalized")
+
 
 def tables_of(runs: Sequence[Run], *, metrics: Which = "primary") -> list[Table]:
-    """Return one table for each suite and size, in the order in which they first occur.
+    """Return one table for each suite, size and scored data, in the order in which they first occur.
+
+    Scores on the validation split, on corrupted inputs or on the first examples stand in tables of their own: beside
+    those of the test split they would be ranked as if they were alike.
 
     Args:
         runs: finished runs; those with equal reports count once.
@@ -113,11 +122,10 @@ def table_of(runs: Sequence[Run], *, title: str = "", metrics: Which = "primary"
 
 
 def suite_title(run: Run) -> str:
-    """Return "mini/clip (small)", or a stand-in for runs without a suite."""
-    suite = run.report.suite
-    if suite is None:
-        return "no suite"
-    return f"{suite.name} ({suite.size})" if suite.size else suite.name
+    """Return "mini/clip (small)", or a stand-in for runs without a suite; with the data if not the whole test split."""
+    suite, data = run.report.suite, scored_on(run)
+    name = "no suite" if suite is None else f"{suite.name} ({suite.size})" if suite.size else suite.name
+    return f"{name}, {data}" if data else name
 
 
 def _in_order(entries: Sequence[Entry]) -> list[Entry]:

@@ -1,12 +1,12 @@
 """A run's own folder: whose it is, whether it is finished, and a lock against a second writer. No torch here."""
 
+import fcntl
+import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from fusionbench.config import Recipe
 from fusionbench.errors import OutputError
@@ -85,21 +85,46 @@ def withdraw(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against a second writer.
+    """Hold the folder against a second writer; of the lock, and of folders above that were made in vain, nothing stays.
 
     Raises:
-        OutputError: where another process writes there.
+        OutputError: where another process writes there, or nobody can.
     """
+    above = [parent for parent in folder.parents if not parent.exists()]
+    lock = folder.with_name(f".{folder.name}.lock")
     with written_to(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+        descriptor = _held(folder, lock)
     try:
-        with written_to(folder):
-            held = lock.acquire(timeout=0)
-    except Timeout:
-        if not Path(lock.lock_file).exists():
-            # Some places, such as /proc, let nobody write and say so in no other way.
-            raise OutputError(f"{folder} cannot be written. Choose another folder.") from None
-        raise OutputError(f"Another process is writing {folder}. Wait for it, or choose another folder.") from None
-    with held:
         yield
+    finally:
+        with suppress(OSError):
+            # While it is held: whoever opened it meanwhile finds that it is not the file of that name any more.
+            lock.unlink()
+        os.close(descriptor)
+        with suppress(OSError):
+            for parent in above:
+                parent.rmdir()
+
+
+def _held(folder: Path, lock: Path) -> int:
+    """Return a descriptor of the lock file that holds it until it is closed, or the process ends."""
+    while True:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            if folder.parent.is_dir():
+                raise
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise OutputError(f"Another process is writing {folder}. Wait for it, or choose another folder.") from None
+        except OSError:
+            # Not every file system has locks.
+            pass
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), os.stat(lock)):
+                return descriptor
+        os.close(descriptor)

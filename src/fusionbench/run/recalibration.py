@@ -8,13 +8,14 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import ConfigError
+from fusionbench.families import Batch, reestimate
 from fusionbench.merge import Progress, silent
 from fusionbench.mixing import Fused, FusedWeights
 from fusionbench.mixing.build import family_of
@@ -33,7 +34,6 @@ INPUTS = 512
 BATCH = 64
 """Inputs, of all tasks together, whose mean and variance are taken at once."""
 STATISTICS = ("running_mean", "running_var")
-Layer = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 
 
 def recalibrated(setting: Setting, fused: Fused, folder: Path, left: Left, progress: Progress = silent) -> Fused:
@@ -83,12 +83,10 @@ def recalibrated(setting: Setting, fused: Fused, folder: Path, left: Left, progr
     return fused
 
 
-@torch.no_grad()
 def estimate(module: nn.Module, tasks: Mapping[str, Task], *, seed: int) -> dict[str, Tensor]:
     """Return means and variances of the BatchNorm layers' inputs, by the module's names; the module gets them too.
 
-    Batches mix inputs of all tasks in equal parts, in an order of the seed; each layer normalises by its batch while
-    it counts (as in arXiv:2211.08403, §3), and takes the plain mean over the batches.
+    Batches mix inputs of all tasks in equal parts, in an order of the seed; see `fusionbench.families.reestimate`.
 
     Args:
         module: in eval mode; ends so.
@@ -105,25 +103,15 @@ def estimate(module: nn.Module, tasks: Mapping[str, Task], *, seed: int) -> dict
     count = min(INPUTS, *(task.size("validation") for task in tasks.values()))
     drawn = [task.batches("validation", size=share, seed=seed, labels=False) for task in tasks.values()]
     family = next(iter(tasks.values())).family
-    place = next(module.parameters()).device
-    layers = [layer for layer in module.modules() if isinstance(layer, Layer) and layer.track_running_stats]
-    before = [(layer.momentum, layer.state_dict()["num_batches_tracked"].clone()) for layer in layers]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-        layer.train()
-    try:
-        for _ in range(math.ceil(count / share)):
-            batches = [next(of_task) for of_task in drawn]
-            joined = {key: torch.cat([one[key] for one in batches]).to(place) for key in batches[0]}
-            family.features(module, joined)
-    finally:
-        for layer, (momentum, seen) in zip(layers, before, strict=True):
-            layer.momentum = momentum
-            layer.state_dict()["num_batches_tracked"].copy_(seen)
-            layer.eval()
+    reestimate(module, family, _mixed(drawn, math.ceil(count / share), next(module.parameters()).device))
     state = module.state_dict()
     return {name: tensor.cpu().clone() for name, tensor in state.items() if name.endswith(STATISTICS)}
+
+
+def _mixed(drawn: Sequence[Iterator[Batch]], count: int, place: torch.device) -> Iterator[Batch]:
+    for _ in range(count):
+        batches = [next(of_task) for of_task in drawn]
+        yield {key: torch.cat([one[key] for one in batches]).to(place) for key in batches[0]}
 
 
 def _report(left: Left, tasks: Mapping[str, Task]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from fusionbench.config import Recipe, SuiteConfig, TasksConfig, identity
 from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.merge import Pool, Progress, open_pool, with_statistics
-from fusionbench.registry import families, methods, suggestion
+from fusionbench.registry import families, family_serving, methods, suggestion
 from fusionbench.suites.load import load_suite
 from fusionbench.suites.model import ModelPool, ResolvedSuite, TaskPool
 from fusionbench.suites.opening import open_models
@@ -18,6 +18,7 @@ from fusionbench.suites.paper import check_origins
 from fusionbench.weights.adapters import AdaptedSource
 from fusionbench.weights.companions import RECORD
 from fusionbench.weights.headers import Source
+from fusionbench.weights.roles import is_statistic
 
 INDIVIDUAL = "individual"
 """What the experts' own scores are called among a report's inputs."""
@@ -62,14 +63,12 @@ class Setting:
         Raises:
             ConfigError: where none serves them.
         """
-        if self.pool.family != "auto":
-            return self.pool.family
-        kind = self.pool.reference.config.get("model_type")
-        for name in families:
-            if kind in (families[name].data or {}).get("model_types", ()):
-                return name
+        config = self.pool.reference.config
+        if (entry := family_serving(config, self.pool.family)) is not None:
+            return entry.name
         raise ConfigError(
-            f"No family runs models of the type {kind!r}, so they cannot be evaluated. Use merge, or family=."
+            f"No family runs models of the type {config.get('model_type')!r}, so they cannot be evaluated. Use merge, "
+            "or family=."
         )
 
     def identity(self, inputs: Mapping[str, str] | None = None) -> str:
@@ -130,7 +129,9 @@ def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
     if recipe.suite is None:
         if recipe.tasks.seen or recipe.tasks.unseen:
             raise ConfigError("tasks: there is no suite to take them from. Add suite=NAME or suite=./mine.yaml.")
-        return Setting(recipe, open_pool(recipe), None, {}, frozenset())
+        pool = open_pool(recipe)
+        check_batch_norm(pool, recipe.method.name, recipe.batch_norm)
+        return Setting(recipe, pool, None, {}, frozenset())
     suite = _corrupted(recipe, load_suite(recipe.suite, progress=progress))
     check_origins(suite.suite)
     known = suite.suite.tasks.tasks
@@ -140,6 +141,7 @@ def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
     seen = _chosen(recipe.tasks.seen, tuple(own), known, "tasks.seen")
     unseen = _chosen(recipe.tasks.unseen, suite.suite.unseen, known, "tasks.unseen")
     tasks = {name: known[name] for name in (*seen, *(name for name in unseen if name not in seen))}
+    check_batch_norm(pool, recipe.method.name, recipe.batch_norm)
     recorded = recorded_scores(pool, recipe.tasks, seen)
     adapters = _adapters(recipe, suite.suite.pool)
     return Setting(recipe, pool, suite, tasks, frozenset(seen), suite.notes, recorded, adapters)
@@ -207,6 +209,25 @@ def _chosen(
         if name not in known:
             raise ConfigError(f"{key}: there is no task {name!r}. {suggestion(name, list(known))}")
     return default if asked is None else asked
+
+
+def check_batch_norm(pool: Pool, method: str, policy: str) -> None:
+    """Refuse a policy for BatchNorm statistics that a method would not follow.
+
+    Methods that work on whole modules take the experts' statistics together, as `average` does: what they learn or
+    rebuild is fitted to these.
+
+    Raises:
+        ConfigError: naming the method and a statistic of its models.
+    """
+    if policy in ("average", "recalibrate") or methods[method].kind in ("reference", "stream"):
+        return
+    held = next((name for name in pool.reference.specs if is_statistic(name)), None)
+    if held is not None:
+        raise ConfigError(
+            f"batch_norm={policy}: {method} works on whole modules, whose statistics ({held} …) it averages over the "
+            f"experts. Choose batch_norm=average, or a method that merges tensor by tensor, such as task_arithmetic."
+        )
 
 
 def setting_of_suite(suite: SuiteConfig, tasks: TasksConfig, progress: Progress | None = None) -> Setting:

@@ -22,10 +22,11 @@ from fusionbench.mixing.build import family_of
 from fusionbench.records import DataUse, write_whole
 from fusionbench.registry import methods
 from fusionbench.run.setting import Setting
+from fusionbench.signatures import arguments
 from fusionbench.suites.model import Suite
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.tasks import Task, evaluate
-from fusionbench.training import Loop
+from fusionbench.training import Loop, tracking_of
 from fusionbench.weights.collected import STATISTICS
 from fusionbench.weights.headers import TensorSpec
 from fusionbench.weights.partial import written_to
@@ -36,6 +37,7 @@ from fusionbench.weights.tensors import SAFETENSORS, LazyWeights, Weights, as_by
 from fusionbench.weights.writer import CheckpointWriter
 
 ARTEFACTS, TRAINING, LEFT, SINGLE = "artefacts", "training", "left.json", "model.safetensors"
+TRACKERS = "trackers"
 
 
 @dataclass(slots=True)
@@ -104,7 +106,8 @@ def fuse_whole(bench: Bench) -> tuple[Fused, Left]:
     tasks = bench.tasks()
     context = _context(bench, tasks, left)
     function: Callable[..., Fused] = entry.load()
-    return _finished(function(bench.pool, tasks, context, **values), bench, context.device, left), left
+    fused = function(bench.pool, tasks, context, **arguments(function, values))
+    return _finished(fused, bench, context.device, left), left
 
 
 def _finished(fused: Fused, bench: Bench, device: torch.device, left: Left) -> Fused:
@@ -144,7 +147,8 @@ def with_collected(bench: Bench) -> tuple[Bench, Left]:
 
 
 def _context(bench: Bench, tasks: Mapping[str, Task], left: Left) -> Context:
-    loop = Loop(bench.folder / TRAINING, device=bench.runtime.device, progress=bench.progress)
+    tracking = tracking_of(bench.runtime.trackers, bench.folder / TRACKERS)
+    loop = Loop(bench.folder / TRAINING, device=bench.runtime.device, progress=bench.progress, tracking=tracking)
     artefacts = bench.folder / ARTEFACTS
 
     def score(fused: Fused) -> Scores:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from fusionbench.config import Config, ExpertConfig, parse_document
 from fusionbench.config.fields import Names, Text
+from fusionbench.config.vocabulary import VocabularyConfig
 from fusionbench.errors import ConfigError
 from fusionbench.registry import families, suggestion
 
@@ -23,6 +24,17 @@ class ModelPool(Config):
     )
     family: Text = Field(default="auto", description="the architecture; auto: by config.json")
     mtl: Text | None = Field(default=None, description="a model trained on all tasks together, for traditional_mtl")
+    vocabulary: VocabularyConfig | None = Field(
+        default=None, description="one vocabulary for models of different tokenizers, as in a recipe"
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say nothing of a vocabulary where there is none: descriptions are part of build ids."""
+        document: dict[str, Any] = handler(self)
+        if document.get("vocabulary") is None:
+            document.pop("vocabulary", None)
+        return document
 
     @field_validator("experts", mode="before")
     @classmethod
@@ -68,7 +80,7 @@ class Suite(Config):
         default={}, description="parameters of methods that suit these models, by method"
     )
     origins: dict[Text, Origin] = Field(
-        default={}, description="how models are had that are local files, by model: base, mtl or an expert"
+        default={}, description="how local files are had, by model (base, mtl or an expert) or head: heads/TASK"
     )
 
     @model_validator(mode="after")

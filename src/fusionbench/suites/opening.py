@@ -7,12 +7,14 @@ from typing import Any
 
 from fusionbench.errors import ConfigError
 from fusionbench.merge import Pool, tower_of
+from fusionbench.registry import families
 from fusionbench.suites.load import load_suite
 from fusionbench.suites.model import ModelPool
 from fusionbench.suites.paper import check_origins
 from fusionbench.weights.adapters import AdaptedSource, Space, is_adapter, open_adapter, open_experts
 from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
+from fusionbench.weights.vocabulary_files import share_vocabulary
 
 
 def open_models(pool: Any, space: Space | None = None) -> Pool:
@@ -38,10 +40,23 @@ def open_models(pool: Any, space: Space | None = None) -> Pool:
         tasks = {name: resolved.suite.pool.task_of(name, known) for name in resolved.suite.pool.experts}
         return replace(open_models(resolved.suite.pool, space), tasks=tasks)
     base, experts = open_experts(pool.base, pool.experts, space)
+    if base is not None and pool.family != "auto":
+        _say_kind(base, pool.family)
+    shared = None
+    if pool.vocabulary is not None:
+        base, experts, shared = share_vocabulary(base, experts, pool.vocabulary)
     mtl = _open_one("mtl", pool.mtl, base) if pool.mtl is not None else None
-    opened = Pool(base, experts, mtl=mtl, tasks={name: expert.task or name for name, expert in pool.experts.items()})
+    tasks = {name: expert.task or name for name, expert in pool.experts.items()}
+    opened = Pool(base, experts, mtl=mtl, tasks=tasks, vocabulary=shared)
     tower = "" if space == "adapter" else tower_of(opened.reference, pool.family)
     return replace(opened, tower=tower, family=pool.family)
+
+
+def _say_kind(base: Source, family: str) -> None:
+    """Let a configuration name its model_type where it names none, as timm's do not, and a suite names the family."""
+    kinds = (families[family].data or {}).get("model_types", ())
+    if kinds and not base.config.get("model_type"):
+        vars(base)["config"] = {**base.config, "model_type": kinds[0]}
 
 
 def is_suite(pool: Any) -> bool:

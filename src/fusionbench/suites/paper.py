@@ -18,6 +18,8 @@ from fusionbench.suites.registration import Progress
 PRESETS = Path(__file__).resolve().parents[1] / "presets"
 LOCAL = "local:"
 """Before a path under `$FUSIONBENCH_CACHE/models`: a model or data that cannot be fetched."""
+HEADS = "heads/"
+"""Before a task's name, in a suite's origins: the file of its head."""
 
 
 class PaperSuite(Config):
@@ -30,6 +32,7 @@ class PaperSuite(Config):
         default=None, description="a file of `presets/tasks`, of which the experts' are taken"
     )
     tasks: dict[Text, dict[str, Any]] = Field(default={}, description="tasks of its own, by name")
+    heads: dict[Text, Text] = Field(default={}, description="files of frozen heads, by task")
     unseen: Names = ()
     method_defaults: dict[Text, dict[str, Any]] = {}  # noqa: RUF012
     origins: dict[Text, Origin] = Field(default={}, description="of models that are local files, by model")
@@ -93,10 +96,12 @@ def suite_of(name: str, described: PaperSuite) -> Suite:
     if absent and shared:
         raise ConfigError(f"The suite {name}: there is no task {absent[0]!r}. {suggestion(absent[0], list(shared))}")
     wanted = {task: shared[task] for task in (*described.pool.experts, *described.unseen) if task in shared}
+    tasks = {**wanted, **described.tasks}
+    tasks |= {task: {**tasks[task], "head": head} for task, head in described.heads.items()}
     document = {
         "name": name,
         "pool": described.pool.model_dump(),
-        "tasks": {"tasks": {**wanted, **described.tasks}},
+        "tasks": {"tasks": tasks},
         "unseen": described.unseen,
         "method_defaults": described.method_defaults,
         "origins": {model: origin.model_dump() for model, origin in described.origins.items()},
@@ -126,20 +131,34 @@ def check_origins(suite: Suite) -> None:
     """
     models = {"base": suite.pool.base, "mtl": suite.pool.mtl}
     models |= {name: expert.adapter or expert.model for name, expert in suite.pool.experts.items()}
-    for name, origin in suite.origins.items():
-        place = Path(reference).expanduser() if (reference := models.get(name)) is not None else None
-        if place is None:
-            continue
-        if not place.exists():
-            make = f" Make it by: {origin.make}; then move it there." if origin.make else " Fetch it, and put it there."
-            raise CheckpointError(
-                f"The suite {suite.name} has no model {name}: {place} is not there. Its source: {origin.source}.{make}"
-            )
-        if origin.sha256 is not None and (digest := _digest(place)) != origin.sha256:
-            raise CheckpointError(
-                f"{place} is not the file that the suite {suite.name} means by {name}: its SHA-256 is {digest}, "
-                f"expected {origin.sha256}. Its source: {origin.source}."
-            )
+    models |= {f"{HEADS}{task}": suite.tasks.tasks[task].get("head") for task in suite.seen}
+    for name, reference in models.items():
+        if reference is not None and (problem := origin_problem(suite, name, reference)) is not None:
+            raise problem
+
+
+def origin_problem(suite: Suite, name: str, reference: str) -> CheckpointError | None:
+    """Return what is wrong with a local model of a suite; None where nothing is, or it is no local one.
+
+    Args:
+        suite: which says how its local files are had.
+        name: base, mtl, an expert, or heads/TASK.
+        reference: what the suite has there.
+    """
+    origin, place = suite.origins.get(name), Path(reference).expanduser()
+    if origin is None:
+        return None
+    if not place.exists():
+        make = f" Make it by: {origin.make}; then move it there." if origin.make else " Fetch it, and put it there."
+        return CheckpointError(
+            f"The suite {suite.name} has no model {name}: {place} is not there. Its source: {origin.source}.{make}"
+        )
+    if origin.sha256 is not None and (digest := _digest(place)) != origin.sha256:
+        return CheckpointError(
+            f"{place} is not the file that the suite {suite.name} means by {name}: its SHA-256 is {digest}, "
+            f"expected {origin.sha256}. Its source: {origin.source}."
+        )
+    return None
 
 
 def _digest(place: Path) -> str:

@@ -7,8 +7,9 @@ from pydantic import Field
 
 from fusionbench.config import Config, SuiteConfig
 from fusionbench.config.fields import Count, Names, Text
+from fusionbench.config.runtime import TrackerName
 from fusionbench.errors import ConfigError
-from fusionbench.finetune.recipe import FinetuneRecipe, Tuning, preset
+from fusionbench.finetune.recipe import FinetuneRecipe, Natural, Tuning, preset
 from fusionbench.overrides import apply, expand_shorthands
 
 
@@ -19,9 +20,18 @@ class FinetuneRequest(Config):
     tasks: Names | None = Field(default=None, description="which tasks; null: all of the suite")
     tuning: Tuning = Field(default="full", description="what is trained of the tower")
     mtl: bool = Field(default=False, description="one model on all tasks instead of one model each")
+    init: Text | None = Field(
+        default=None, description="a fused model, by its run's folder or its own, or a pool of them; null: the base"
+    )
+    teacher: Text | None = Field(
+        default=None, description='whose logits are the target, not labels: "base", an expert, or a plain model'
+    )
+    rounds: Count | None = Field(default=None, description="of a pool: train each model, recombine, and so on")
+    averaged: Natural = Field(default=0, description="of a pool: the first rounds that average instead")
     preset: Text | None = Field(default=None, description="settings of a paper or its code, such as clip/paper")
     recipe: dict[str, Any] = Field(default={}, description="settings that differ from the preset's or the defaults")
     checkpoint_every: Count = Field(default=500, description="steps between checkpoints")
+    trackers: tuple[TrackerName, ...] = Field(default=(), description="who is sent the curves")
 
     @classmethod
     def load(cls, overrides: Sequence[str]) -> "FinetuneRequest":
@@ -37,6 +47,8 @@ class FinetuneRequest(Config):
         if "suite" not in document:
             raise ConfigError("Say whose tasks: add suite=NAME, such as suite=mini/clip.")
         request = cls.read(document, "The request")
+        if request.init is None and (request.rounds is not None or request.averaged):
+            raise ConfigError("rounds are for a pool of fused models. Name one: init=FOLDER, or leave them out.")
         request.settings()
         return request
 

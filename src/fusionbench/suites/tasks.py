@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from fusionbench.config.wording import worded
 from fusionbench.errors import ConfigError
-from fusionbench.families import Family, HasHead, family_for, family_named
+from fusionbench.families import HasHead, family_for
 from fusionbench.registry import suggestion
 from fusionbench.suites.model import Suite
 from fusionbench.tasks import Task, TaskSpec, build_task
@@ -42,7 +42,7 @@ def open_tasks(
     if base is None and suite.pool.base is None:
         raise ConfigError(f"The suite {suite.name} has no base, which makes the heads of its tasks. Add pool.base.")
     source = base if base is not None else open_source(str(suite.pool.base))
-    family = family_of(suite, source)
+    family = family_for(source.config, suite.pool.family)
     if isinstance(family, HasHead):
         specs = {name: _with_head(suite, name, spec, heads) for name, spec in specs.items()}
     return {name: build_task(name, spec, family, source) for name, spec in specs.items()}
@@ -68,8 +68,3 @@ def task_spec(suite: Suite, name: str) -> TaskSpec:
     except ValidationError as error:
         problems = "\n".join(f"  {line}" for line in worded(TaskSpec, error, document))
         raise ConfigError(f"The task {name} of the suite {suite.name} is wrong:\n{problems}") from None
-
-
-def family_of(suite: Suite, base: Source) -> Family:
-    """Return the family a suite names, or the one that serves its base."""
-    return family_for(base.config) if suite.pool.family == "auto" else family_named(suite.pool.family)

@@ -221,10 +221,13 @@ def _go_on(
         except (Interrupted, KeyboardInterrupt):
             study.tell(trial, state=failed)
             raise
-        except FusionBenchError as error:
-            trial.set_user_attr("error", str(error))
+        except Exception as error:
+            # A bug that one draw meets is that trial's, with its trace in the log, and no reason to lose the others.
+            known = isinstance(error, FusionBenchError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            trial.set_user_attr("error", reason)
             study.tell(trial, state=failed)
-            logger.warning("trial %d failed: %s", number, error)
+            logger.warning("trial %d failed: %s", number, reason, exc_info=None if known else error)
     if not study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
         reason = next((t.user_attrs["error"] for t in study.get_trials() if "error" in t.user_attrs), "interrupted")
         raise ConfigError(f"Every trial failed. The first reason: {reason}")

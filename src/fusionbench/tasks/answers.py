@@ -25,11 +25,11 @@ def spearman(rows: Rows) -> tuple[float, float]:
     # Counter-based, so that an error of the same rows is the same everywhere.
     raw = np.random.Philox(key=0).random_raw(RESAMPLES * answers.shape[1])
     drawn = (raw % answers.shape[1]).astype(np.int64).reshape(RESAMPLES, -1)
-    resampled = _rank_correlations(answers[0][drawn], targets[0][drawn])
-    return float(_rank_correlations(answers, targets)[0]), float(resampled.std(ddof=1))
+    resampled = rank_correlations(answers[0][drawn], targets[0][drawn])
+    return float(rank_correlations(answers, targets)[0]), float(resampled.std(ddof=1))
 
 
-def _rank_correlations(answers: Floats, targets: Floats) -> Floats:
+def rank_correlations(answers: Floats, targets: Floats) -> Floats:
     """Return ρ of each pair of rows of `(samples, examples)`; 0 where one has no order."""
     first, second = (rankdata(values, axis=1) for values in (answers, targets))
     first -= first.mean(axis=1, keepdims=True)

@@ -11,28 +11,23 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from fusionbench.config import Config
-from fusionbench.config.fields import Count
-from fusionbench.errors import ConfigError, MissingData, NotFinite
+from fusionbench.config.fields import Count, Text
+from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.families import Backbone, Batch, Family, TextCodec
 from fusionbench.tasks.answers import MEDIAN_ACCURACY
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.metrics import metric_named
-from fusionbench.tasks.order import index_batches
-from fusionbench.tasks.prompts import Template
+from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
-from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, split_of, text_codec_of
+from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, text_codec_of
 from fusionbench.tasks.spec import TaskSpec
-from fusionbench.tasks.table_data import Ragged, RowSplit, from_table, prepared
+from fusionbench.tasks.table_data import Ragged, Row, RowSplit, from_table, prepared
+from fusionbench.tasks.wordings import JinjaWording, Wording, label_of, wording_list
 from fusionbench.weights.headers import Source
 
 LABELS, WORDS = "labels", "choices"
-
-
-class Wording(Config):
-    """One way to ask: a text with columns in braces, and the choices, which may name columns too."""
-
-    template: Template
-    choices: Annotated[tuple[Template, ...], Field(min_length=2)]
+PART = 64
+"""Questions whose answers are scored at a time; with many wordings a batch of examples is many questions."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +43,9 @@ class ChoiceTask:
         codec: from texts to tokens.
         wordings: ways to ask, all with as many choices.
         data: the splits that there are.
+        choices: how many there are.
         label: the column of labels: the index of the right choice.
+        label_rule: a Jinja template that makes that index of a row, where no column holds it.
         metrics: the primary one first; `median_accuracy` is the median of the wordings' accuracies.
         version: raised when the task's numbers change.
         length: the most tokens that are read.
@@ -57,24 +54,17 @@ class ChoiceTask:
     name: str
     family: Family
     codec: TextCodec
-    wordings: tuple[Wording, ...]
+    wordings: tuple[Wording | JinjaWording, ...]
     data: Mapping[Split, RowSplit]
+    choices: int
     label: str = "label"
+    label_rule: str | None = None
     metrics: tuple[Metric, ...] = (MEDIAN_ACCURACY,)
     version: int = 1
     length: int = LENGTH
 
-    @property
-    def choices(self) -> int:
-        """How many choices there are."""
-        return len(self.wordings[0].choices)
-
     def size(self, split: Split) -> int:
-        """Return the number of examples of a split.
-
-        Raises:
-            MissingData: where the task has no such split.
-        """
+        """Return the number of examples of a split; see `Task.size`."""
         return split_of(self.name, self.data, split).count
 
     def batches(
@@ -96,11 +86,9 @@ class ChoiceTask:
             MissingData: where the split is not there or empty, or lacks a column.
             ConfigError: where a label is no index of a choice.
         """
-        count = self.size(split) if limit is None else min(limit, self.size(split))
-        if count < 1:
-            raise MissingData(f"The task {self.name} has no examples in the split {split!r} (limit: {limit}).")
+        order = reading(self.name, split, self.size(split), size=size, seed=seed, start=start, limit=limit)
         texts = self._prepared(split)
-        for indices in index_batches(self.name, count, size=size, seed=seed, start=start):
+        for indices in order:
             yield self._batch(texts, [int(index) for index in indices], labels)
 
     def _batch(self, texts: Mapping[str, Ragged], indices: Sequence[int], labels: bool) -> Batch:
@@ -117,22 +105,38 @@ class ChoiceTask:
 
     def _prepared(self, split: Split) -> dict[str, Ragged]:
         source = self.data[split]
-        said = [text for wording in self.wordings for text in (wording.template, *wording.choices)]
-        check_columns(self.name, split, source, (*said, f"{{{self.label}}}"))
+        columns = {f"{{{name}}}": None for wording in self.wordings for name in wording.columns}
+        if self.label_rule is None:
+            columns[f"{{{self.label}}}"] = None
+        check_columns(self.name, split, source, tuple(columns))
 
         def make() -> dict[str, list[list[int]]]:
             rows = source.read()
-            self._check_labels(split, [row[self.label] for row in rows])
-            asked = [wording.template.format_map(row) for row in rows for wording in self.wordings]
-            words = [text.format_map(row) for row in rows for wording in self.wordings for text in wording.choices]
-            labels = [[int(row[self.label])] for row in rows]
+            labels = [self._label(row) for row in rows]
+            self._check_labels(split, labels)
+            asked = [wording.question(row) for row in rows for wording in self.wordings]
+            words = [text for row in rows for wording in self.wordings for text in self._answers(wording, row)]
             return {
                 "read": self.codec.encode(asked, self.length),
                 "choices": self.codec.encode_answers(words, self.length),
-                "labels": labels,
+                "labels": [[int(label)] for label in labels],
             }
 
-        return prepared(source.digest, (self.codec.digest, self.wordings, self.label, self.length), make)
+        # Without the field of how answers are counted, whose default would change the names of older files.
+        rule = () if self.label_rule is None else (self.label_rule, self.choices)
+        return prepared(source.digest, (self.codec.digest, self.wordings, self.label, self.length, *rule), make)
+
+    def _label(self, row: Row) -> Any:
+        return row[self.label] if self.label_rule is None else label_of(self.label_rule, row)
+
+    def _answers(self, wording: Wording | JinjaWording, row: Row) -> tuple[str, ...]:
+        found = wording.answers(row)
+        if len(found) != self.choices:
+            raise ConfigError(
+                f"{self.name}: a wording offers {len(found)} choices ({' | '.join(found)}), expected {self.choices}. "
+                "Take the rows or the wording out."
+            )
+        return found
 
     def _check_labels(self, split: Split, labels: Sequence[Any]) -> None:
         for place, label in enumerate(labels):
@@ -154,12 +158,17 @@ class ChoiceTask:
 
     def _surprise(self, backbone: Backbone, batch: Batch, words: Tensor) -> Tensor:
         """Return −log p of each token of `(examples · wordings · choices, tokens)`, 0 where there is none."""
-        flat = {key: batch[key].flatten(0, 1) for key in ("input_ids", "attention_mask")}
+        questions = {key: batch[key].flatten(0, 1) for key in ("input_ids", "attention_mask")}
         before = torch.cat([torch.full_like(words[:, :1], self.codec.start), words[:, :-1]], dim=1)
-        given = before.masked_fill(before == NO_LABEL, self.codec.pad)
-        logits = self.family.features(backbone, {**flat, WRITTEN: given})
-        lost = cross_entropy(logits.flatten(0, 1), words.flatten(), ignore_index=NO_LABEL, reduction="none")
-        return lost.view_as(words)
+        given, found = before.masked_fill(before == NO_LABEL, self.codec.pad), []
+        for first in range(0, len(questions["input_ids"]), PART):
+            some = {key: item[first : first + PART] for key, item in questions.items()}
+            lines = slice(first * self.choices, (first + PART) * self.choices)
+            logits = self.family.features(backbone, {**some, WRITTEN: given[lines]})
+            said = words[lines]
+            lost = cross_entropy(logits.flatten(0, 1), said.flatten(), ignore_index=NO_LABEL, reduction="none")
+            found.append(lost.view_as(said))
+        return torch.cat(found)
 
     def loss(self, predict: Predictor, batch: Batch) -> Tensor:
         """Return the mean over examples and wordings of −log p of the right choice."""
@@ -189,7 +198,9 @@ class ChoiceTask:
 class _Options(Config):
     """What a suite's YAML says of such a task under `options`."""
 
-    wordings: Annotated[tuple[Wording, ...], Field(min_length=1)]
+    wordings: Annotated[tuple[Wording, ...], Field(min_length=1)] | None = None
+    prompts: Text | None = Field(default=None, description="a list of wordings that comes with the package")
+    first: Count | None = Field(default=None, description="take only so many of them")
     length: Count = LENGTH
 
 
@@ -198,12 +209,24 @@ def choice_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Mod
     """Choose the most probable of several texts (rank classification); the median accuracy over wordings."""
     codec = text_codec_of(name, family, base)
     options = _Options.read(spec.options, f"options of the task {name}")
-    counts = [len(wording.choices) for wording in options.wordings]
-    if len(set(counts)) > 1:
-        raise ConfigError(f"The task {name}: its wordings have {counts} choices; give each as many.")
     chosen = spec.metrics if "metrics" in spec.model_fields_set else (MEDIAN_ACCURACY.name,)
     metrics = tuple(metric_named(metric) for metric in chosen)
     data = from_table(spec.dataset, config=spec.config, splits=spec.splits)
+    wordings, choices, rule = _wordings(name, options)
     return ChoiceTask(
-        name, family, codec, options.wordings, data, spec.columns.label, metrics, spec.version, options.length
+        name, family, codec, wordings, data, choices, spec.columns.label, rule, metrics, spec.version, options.length
     )
+
+
+def _wordings(name: str, options: _Options) -> tuple[tuple[Wording | JinjaWording, ...], int, str | None]:
+    """Return the ways to ask, how many choices each offers, and how a row says which is right."""
+    if (options.wordings is None) == (options.prompts is None):
+        raise ConfigError(f"The task {name} needs options.wordings, or options.prompts such as rte, not both.")
+    if options.prompts is not None:
+        known = wording_list(options.prompts)
+        return known.wordings[: options.first], known.choices, known.label
+    wordings = options.wordings or ()
+    counts = [len(wording.choices) for wording in wordings]
+    if len(set(counts)) > 1:
+        raise ConfigError(f"The task {name}: its wordings have {counts} choices; give each as many.")
+    return wordings[: options.first], counts[0], None

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fusionbench.errors import ConfigError, MissingData, MissingHead, NotFinite
+from fusionbench.errors import ConfigError, MissingHead, NotFinite
 from fusionbench.families import Backbone, Batch, Family, HasHead
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.data import Corruption, Labels, check_labels
 from fusionbench.tasks.metrics import ACCURACY
-from fusionbench.tasks.order import Indices, index_batches
+from fusionbench.tasks.order import Indices
+from fusionbench.tasks.reading import reading, split_of
 
 
 class Examples(Protocol):
@@ -80,15 +81,8 @@ class ClassificationTask:
     version: int = 1
 
     def size(self, split: Split) -> int:
-        """Return the number of examples of a split.
-
-        Raises:
-            MissingData: where the task has no such split.
-        """
-        if split not in self.data:
-            held = ", ".join(self.data) or "none"
-            raise MissingData(f"The task {self.name} has no split {split!r}. It has: {held}.")
-        return self.data[split].count
+        """Return the number of examples of a split; see `Task.size`."""
+        return split_of(self.name, self.data, split).count
 
     def batches(
         self,
@@ -102,25 +96,16 @@ class ClassificationTask:
     ) -> Iterator[Batch]:
         """Yield batches of `size` examples of a split, as the family collates them, with "labels" int64.
 
-        Args:
-            split: which examples.
-            size: examples a batch; the last of a single reading may be smaller.
-            seed: None reads once in the data's order; a number reads for ever, each epoch a permutation of
-                (seed, task, epoch), one epoch joined to the next, so that every batch is full.
-            start: examples to pass over, to go on where a run stopped.
-            limit: take only the first so many examples of the split.
-            labels: False leaves the label key out, so that nothing can peek.
+        See `Task.batches` for the arguments.
 
         Raises:
             MissingData: where the split is not there or empty.
             ConfigError: where a label is no index of a class.
         """
-        count = self.size(split) if limit is None else min(limit, self.size(split))
-        if count < 1:
-            raise MissingData(f"The task {self.name} has no examples in the split {split!r} (limit: {limit}).")
+        order = reading(self.name, split, self.size(split), size=size, seed=seed, start=start, limit=limit)
         examples = self.data[split].open()
         check_labels(self.name, split, examples.labels, len(self.class_names))
-        return self._read(examples, index_batches(self.name, count, size=size, seed=seed, start=start), labels)
+        return self._read(examples, order, labels)
 
     def _read(self, examples: Examples, order: Iterable[Indices], labels: bool) -> Iterator[Batch]:
         for indices in order:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,8 +141,3 @@ def check_labels(task: str, split: str, labels: Labels, classes: int) -> None:
             f"{classes} classes (0 to {classes - 1}). Give all class_names in the order of the labels, or choose a "
             "split that is labelled."
         )
-
-
-def by_split(found: Mapping[Any, RawSplit]) -> str:
-    """Return the names of the splits that there are, for messages."""
-    return ", ".join(found) or "none"

@@ -1,5 +1,6 @@
 """Splits of Hugging Face data sets: saved folders, folders of images or tables, and ids of the hub."""
 
+import random
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ SAVED = ("dataset_dict.json", "state.json")
 
 SHARE = re.compile(r"(?P<name>[^\[\]]+)\[(?P<percent>[1-9]\d?)%\]")
 """A split's name for a part of another, such as `train[10%]`."""
+SHUFFLED = re.compile(r"(?P<name>[^\[\]]+)\[(?P<side>first|after) (?P<count>[1-9]\d*) of seed (?P<seed>\d+)\]")
+"""A split's name for examples of another after a shuffle, such as `validation[first 32 of seed 42]`."""
 
 
 class FoundData(NamedTuple):
@@ -40,7 +43,9 @@ def from_dataset(
         reference: a folder made by `save_to_disk`, a folder that `datasets.load_dataset` reads, or
             `org/name[@revision]` of the hub.
         config: which of its configurations.
-        splits: its name for each of ours, `train[10%]` for a tenth of train that is drawn with seed 0; without them,
+        splits: its name for each of ours, `train[10%]` for a tenth of train that is drawn with seed 0,
+            `validation[first 32 of seed 42]` and `validation[after 32 of seed 42]` for the two parts of a list that
+            Python's own generator shuffled (both halves, where it has no more than so many examples); without them,
             those that have our names.
         image: the column of images.
         label: the column of integer labels.
@@ -75,13 +80,26 @@ def open_splits(reference: str, config: str | None, splits: Mapping[Split, str] 
 
 
 def _part(held: Mapping[str, Any], name: str) -> Any:
-    """Return a split, or a share of one; None where there is none of that name."""
+    """Return a split, or a part of one; None where there is none of that name."""
+    shuffled = SHUFFLED.fullmatch(name)
+    if name not in held and shuffled is not None:
+        return _shuffled(held.get(shuffled["name"]), shuffled)
     share = SHARE.fullmatch(name)
     if name in held or share is None or share["name"] not in held:
         return held.get(name)
     whole = held[share["name"]]
     count = max(1, len(whole) * int(share["percent"]) // 100)
     return whole.select(np.sort(np.random.default_rng(0).permutation(len(whole))[:count]))
+
+
+def _shuffled(whole: Any, asked: re.Match[str]) -> Any:
+    """Return one of the two parts of a shuffled split, as `random.seed(s); random.shuffle(list)` orders it."""
+    if whole is None:
+        return None
+    order = list(range(len(whole)))
+    random.Random(int(asked["seed"])).shuffle(order)
+    count = int(asked["count"]) if int(asked["count"]) < len(order) else len(order) // 2
+    return whole.select(order[:count] if asked["side"] == "first" else order[count:])
 
 
 def _open(reference: str, config: str | None) -> Mapping[str, Any]:
@@ -101,7 +119,13 @@ def _open(reference: str, config: str | None) -> Mapping[str, Any]:
             held = datasets.load_dataset(path, config, revision=revision or None)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise MissingData(f"The data set {reference} cannot be had: {why}") from None
+        fix = (
+            ""
+            if folder.exists()
+            else " Fetch it once with a network: fusionbench fetch suite=NAME, with HF_HUB_OFFLINE unset; where it is "
+            "gated, ask for access at its page on the hub and run: hf auth login."
+        )
+        raise MissingData(f"The data set {reference} cannot be had: {why.rstrip('.')}.{fix}") from None
     if isinstance(held, Mapping):
         return held
     return {str(held.split or "train"): held}

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fusionbench.errors import MissingData, MissingHead, NotAdaptable, NotFinite
+from fusionbench.errors import MissingHead, NotAdaptable, NotFinite
 from fusionbench.families import Backbone, Batch, Family, HasHead, ImageProcessor
 from fusionbench.families.scene import normalised
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.dense_data import DenseSplit, checked_targets
 from fusionbench.tasks.dense_kinds import KINDS
-from fusionbench.tasks.order import Indices, index_batches
+from fusionbench.tasks.order import Indices
+from fusionbench.tasks.reading import reading, split_of
 
 MOST_PIXELS = 1 << 21
 """Pixels that a single reading yields at a time: 18 images of 288 × 384, whose maps would fill the memory otherwise."""
@@ -50,14 +51,8 @@ class DenseTask:
     version: int = 1
 
     def size(self, split: Split) -> int:
-        """Return the number of examples of a split.
-
-        Raises:
-            MissingData: where the task has no such split.
-        """
-        if split not in self.data:
-            raise MissingData(f"The task {self.name} has no split {split!r}. It has: {', '.join(self.data) or 'none'}.")
-        return self.data[split].count
+        """Return the number of examples of a split; see `Task.size`."""
+        return split_of(self.name, self.data, split).count
 
     def batches(
         self,
@@ -79,13 +74,11 @@ class DenseTask:
             MissingData: where the split is not there or empty.
             ConfigError: where a target is none of the task's.
         """
-        count = self.size(split) if limit is None else min(limit, self.size(split))
-        if count < 1:
-            raise MissingData(f"The task {self.name} has no examples in the split {split!r} (limit: {limit}).")
         if seed is None:
-            images, _ = self.data[split].read(np.zeros(1, np.int64))
+            images, _ = split_of(self.name, self.data, split).read(np.zeros(1, np.int64))
             size = max(1, min(size, MOST_PIXELS // (images.shape[1] * images.shape[2])))
-        return self._read(split, index_batches(self.name, count, size=size, seed=seed, start=start), labels)
+        order = reading(self.name, split, self.size(split), size=size, seed=seed, start=start, limit=limit)
+        return self._read(split, order, labels)
 
     def _read(self, split: Split, order: Iterable[Indices], labels: bool) -> Iterator[Batch]:
         kind = KINDS[self.kind]

@@ -7,17 +7,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fusionbench.errors import ConfigError, MissingData, MissingPart, NotFinite
-from fusionbench.families import Backbone, Batch, Family, HasImages, ImageProcessor, as_source
+from fusionbench.config import Config
+from fusionbench.config.fields import Text
+from fusionbench.errors import ConfigError, MissingPart, NotFinite
+from fusionbench.families import (
+    Backbone,
+    Batch,
+    Family,
+    HasImages,
+    HasParts,
+    HasText,
+    ImageProcessor,
+    as_source,
+    family_for,
+)
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
-from fusionbench.tasks.data import Corruption, PreparedSplit, RawSplit, by_split, check_labels, prepare
+from fusionbench.tasks.data import Corruption, PreparedSplit, RawSplit, check_labels, prepare
 from fusionbench.tasks.datasets import from_dataset
+from fusionbench.tasks.frozen_heads import NormalisedHead, read_normalised_head
 from fusionbench.tasks.heads import ZeroShotHead, zero_shot_head
 from fusionbench.tasks.metrics import ACCURACY, metric_named
-from fusionbench.tasks.order import Indices, index_batches
+from fusionbench.tasks.order import Indices
+from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.spec import TaskSpec
 from fusionbench.weights.headers import Source
+from fusionbench.weights.sources import open_source
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,7 @@ class ImageTask:
 
     name: str
     family: Family
-    head: ZeroShotHead
+    head: ZeroShotHead | NormalisedHead
     class_names: tuple[str, ...]
     data: Mapping[Split, RawSplit]
     processor: ImageProcessor
@@ -47,14 +62,8 @@ class ImageTask:
     corruption: Corruption | None = None
 
     def size(self, split: Split) -> int:
-        """Return the number of examples of a split.
-
-        Raises:
-            MissingData: where the task has no such split.
-        """
-        if split not in self.data:
-            raise MissingData(f"The task {self.name} has no split {split!r}. It has: {by_split(self.data)}.")
-        return self.data[split].count
+        """Return the number of examples of a split; see `Task.size`."""
+        return split_of(self.name, self.data, split).count
 
     def batches(
         self,
@@ -68,25 +77,14 @@ class ImageTask:
     ) -> Iterator[Batch]:
         """Yield batches of `size` examples of a split: "pixel_values" `(size, 3, h, w)` float32, "labels" int64.
 
-        Args:
-            split: which examples.
-            size: examples a batch; the last of a single reading may be smaller.
-            seed: None reads once in the data's order; a number reads for ever, each epoch a permutation of
-                (seed, task, epoch), one epoch joined to the next, so that every batch is full.
-            start: examples to pass over, to go on where a run stopped.
-            limit: take only the first so many examples of the split.
-            labels: False leaves the label key out, so that nothing can peek.
+        See `Task.batches` for the arguments.
 
         Raises:
             MissingData: where the split is not there or empty.
             ConfigError: where a label is no index of a class.
         """
-        count = self.size(split) if limit is None else min(limit, self.size(split))
-        if count < 1:
-            raise MissingData(f"The task {self.name} has no examples in the split {split!r} (limit: {limit}).")
-        return self._read(
-            self._prepared(split), index_batches(self.name, count, size=size, seed=seed, start=start), labels
-        )
+        order = reading(self.name, split, self.size(split), size=size, seed=seed, start=start, limit=limit)
+        return self._read(self._prepared(split), order, labels)
 
     def corrupted(self, change: Corruption) -> "ImageTask":
         """Return the task with changed images, but for those of training."""
@@ -120,7 +118,7 @@ class ImageTask:
         return entropy
 
     def rows(self, predict: Predictor, batch: Batch) -> Rows:
-        """Return "correct", `(examples,)` bool.
+        """Return "label" and "predicted", `(examples,)` int64, and "correct", `(examples,)` bool.
 
         Raises:
             NotFinite: where a logit is NaN or Inf, so that the model's answer means nothing.
@@ -128,7 +126,8 @@ class ImageTask:
         logits = predict(batch).cpu()
         if not bool(torch.isfinite(logits).all()):
             raise NotFinite(f"The model's logits for the task {self.name} hold NaN or Inf; its weights are broken.")
-        return {"correct": (logits.argmax(dim=-1) == batch["labels"].cpu()).numpy()}
+        predicted, labels = logits.argmax(dim=-1).numpy(), batch["labels"].cpu().numpy()
+        return {"label": labels, "predicted": predicted, "correct": predicted == labels}
 
 
 def open_vocabulary_task(
@@ -141,6 +140,7 @@ def open_vocabulary_task(
     base: Source | nn.Module,
     metrics: tuple[Metric, ...] = (ACCURACY,),
     version: int = 1,
+    head: ZeroShotHead | NormalisedHead | None = None,
 ) -> ImageTask:
     """Return the task of telling `class_names` apart, with the zero-shot head of `base`.
 
@@ -153,22 +153,31 @@ def open_vocabulary_task(
         base: the pretrained checkpoint, or its module as Hugging Face loaded it from a folder.
         metrics: the primary one first.
         version: raised when the task's numbers change.
+        head: one that is there already; None makes it of the class names.
 
     Raises:
         MissingPart: where the family takes no images, or has no text tower.
     """
     if not isinstance(family, HasImages):
         raise MissingPart(family.name, "image input, which the task " + name + " is about")
-    head = zero_shot_head(family, base, class_names, templates)
+    made = head or zero_shot_head(family, base, class_names, templates)
     processor = family.processor(as_source(base))
-    return ImageTask(name, family, head, tuple(class_names), data, processor, metrics, version)
+    return ImageTask(name, family, made, tuple(class_names), data, processor, metrics, version)
+
+
+class _Options(Config):
+    """What a suite's YAML says of such a task under `options`."""
+
+    text_model: Text | None = None
 
 
 @task("image")
 def image_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> ImageTask:
-    """Image classification with class names and prompt templates, scored by a frozen zero-shot head."""
-    if spec.options:
-        raise ConfigError(f"The task {name} is of the kind 'image', which takes no options: {', '.join(spec.options)}.")
+    """Image classification with class names and prompt templates, scored by a frozen zero-shot head.
+
+    Where the family has no text tower, `head` names a file, or `options.text_model` the CLIP whose text tower makes it.
+    """
+    options = _Options.read(spec.options, f"options of the task {name}")
     found = from_dataset(
         spec.dataset, config=spec.config, splits=spec.splits, image=spec.columns.image, label=spec.columns.label
     )
@@ -181,7 +190,22 @@ def image_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Modu
             f"{', '.join(found.class_names[:10])} …"
         )
     metrics = tuple(metric_named(metric) for metric in spec.metrics)
+    head = _given_head(name, spec, options.text_model, names, family, as_source(base))
     return open_vocabulary_task(
         name, found.splits, class_names=names, templates=spec.templates, family=family, base=base, metrics=metrics,
-        version=spec.version,
+        version=spec.version, head=head,
     )  # fmt: skip
+
+
+def _given_head(
+    name: str, spec: TaskSpec, text_model: str | None, class_names: Sequence[str], family: Family, base: Source
+) -> ZeroShotHead | NormalisedHead | None:
+    """Return the head that a description names, or that another model's text tower makes; None for the base's own."""
+    # A family with a text tower makes its heads itself, whatever expert a description names.
+    if spec.head is not None and isinstance(family, HasParts) and not isinstance(family, HasText):
+        width = family.width(base.config)
+        return read_normalised_head(spec.head, classes=len(class_names), width=width, task=name)
+    if text_model is None:
+        return None
+    source = open_source(text_model)
+    return zero_shot_head(family_for(source.config), source, class_names, spec.templates)

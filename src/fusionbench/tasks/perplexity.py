@@ -14,9 +14,9 @@ from fusionbench.errors import ConfigError, MissingData, NotFinite
 from fusionbench.families import Backbone, Batch, Family, TextCodec
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.dense_metrics import Floats, over_examples
-from fusionbench.tasks.order import index_batches
+from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
-from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, split_of, text_codec_of
+from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, text_codec_of
 from fusionbench.tasks.spec import TaskSpec
 from fusionbench.tasks.table_data import Ragged, RowSplit, from_table, prepared
 from fusionbench.weights.headers import Source
@@ -82,11 +82,7 @@ class PerplexityTask:
     joined: bool = False
 
     def size(self, split: Split) -> int:
-        """Return the number of examples of a split.
-
-        Raises:
-            MissingData: where the task has no such split.
-        """
+        """Return the number of examples of a split; see `Task.size`."""
         count = split_of(self.name, self.data, split).count
         return len(self._prepared(split).ends) if self.joined else count
 
@@ -109,11 +105,9 @@ class PerplexityTask:
             MissingData: where the split is not there or empty, lacks the column, or has a text of fewer than two
                 tokens.
         """
-        count = self.size(split) if limit is None else min(limit, self.size(split))
-        if count < 1:
-            raise MissingData(f"The task {self.name} has no examples in the split {split!r} (limit: {limit}).")
+        order = reading(self.name, split, self.size(split), size=size, seed=seed, start=start, limit=limit)
         texts = self._prepared(split)
-        for indices in index_batches(self.name, count, size=size, seed=seed, start=start):
+        for indices in order:
             lines = [texts.line(index) for index in indices]
             batch = self.family.collate([{"input_ids": line[:1], "label": line[1:]} for line in lines], self.codec)
             said = batch[LABELS]

@@ -17,8 +17,8 @@ from fusionbench.families import Backbone, Batch, Family, HasTextToText, TextCod
 from fusionbench.families.decoding import greedy
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.metrics import ACCURACY, metric_named
-from fusionbench.tasks.order import index_batches
 from fusionbench.tasks.prompts import Prompt, missing_columns, prompt_named
+from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.spec import TaskSpec
 from fusionbench.tasks.table_data import Ragged, RowSplit, from_table, prepared
@@ -61,11 +61,7 @@ class TextToTextTask:
     tokens: int = TOKENS
 
     def size(self, split: Split) -> int:
-        """Return the number of examples of a split.
-
-        Raises:
-            MissingData: where the task has no such split.
-        """
+        """Return the number of examples of a split; see `Task.size`."""
         return split_of(self.name, self.data, split).count
 
     def batches(
@@ -78,26 +74,15 @@ class TextToTextTask:
         limit: int | None = None,
         labels: bool = True,
     ) -> Iterator[Batch]:
-        """Yield batches of `size` examples of a split, as the family collates them.
-
-        Args:
-            split: which examples.
-            size: examples a batch; the last of a single reading may be smaller.
-            seed: None reads once in the data's order; a number reads for ever, each epoch a permutation of
-                (seed, task, epoch), one epoch joined to the next, so that every batch is full.
-            start: examples to pass over, to go on where a run stopped.
-            limit: take only the first so many examples of the split.
-            labels: False leaves the label key out, so that nothing can peek.
+        """Yield batches of `size` examples of a split, as the family collates them; see `Task.batches`.
 
         Raises:
             MissingData: where the split is not there or empty, or lacks a column of the prompt.
             ConfigError: where a label has no word.
         """
-        count = self.size(split) if limit is None else min(limit, self.size(split))
-        if count < 1:
-            raise MissingData(f"The task {self.name} has no examples in the split {split!r} (limit: {limit}).")
+        order = reading(self.name, split, self.size(split), size=size, seed=seed, start=start, limit=limit)
         texts = self._prepared(split)
-        for indices in index_batches(self.name, count, size=size, seed=seed, start=start):
+        for indices in order:
             examples = [{"input_ids": texts["read"].line(index)} for index in indices]
             if labels:
                 examples = [
@@ -215,17 +200,6 @@ def number_in(text: str) -> float:
     except ValueError:
         return 0.0
     return value if np.isfinite(value) else 0.0
-
-
-def split_of(name: str, data: Mapping[Split, RowSplit], split: Split) -> RowSplit:
-    """Return a split of a task.
-
-    Raises:
-        MissingData: where the task has no such split.
-    """
-    if split not in data:
-        raise MissingData(f"The task {name} has no split {split!r}. It has: {', '.join(data) or 'none'}.")
-    return data[split]
 
 
 def check_columns(name: str, split: Split, source: RowSplit, templates: tuple[str, ...]) -> None:

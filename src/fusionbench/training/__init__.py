@@ -4,6 +4,7 @@ from fusionbench.training.checkpoint import Point, read_curve
 from fusionbench.training.loop import Loop, Outcome, Progress
 from fusionbench.training.schedule import Schedule, Steps
 from fusionbench.training.step import Metrics, State, Step, step_of, tensors_of
+from fusionbench.training.tracking import Tracking, tracking_of
 
 __all__ = [
     "Loop",
@@ -15,7 +16,9 @@ __all__ = [
     "State",
     "Step",
     "Steps",
+    "Tracking",
     "read_curve",
     "step_of",
     "tensors_of",
+    "tracking_of",
 ]

@@ -5,7 +5,8 @@ resuming to the same bits, the curve, validation, stopping, and what happens on 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -23,6 +24,7 @@ from fusionbench.training.checkpoint import (
 )
 from fusionbench.training.schedule import Steps
 from fusionbench.training.step import Metrics, State, Step
+from fusionbench.training.tracking import Send, Tracking
 from fusionbench.weights.devices import device_named
 
 Progress = Callable[[str, int, int], None]
@@ -48,6 +50,7 @@ class Loop:
         checkpoint_every: steps between checkpoints; 0 is never.
         log_every: steps between points of the curve; the last step has one too.
         progress: told after each step.
+        tracking: who is sent the points of the curves besides.
     """
 
     folder: Path | None = None
@@ -56,6 +59,7 @@ class Loop:
     checkpoint_every: int = 0
     log_every: int = 10
     progress: Progress | None = None
+    tracking: Tracking | None = None
 
     @property
     def place(self) -> torch.device:
@@ -97,7 +101,8 @@ class Loop:
             torch.manual_seed(steps.seed)
             run.resume()
             try:
-                run.go(step, batches, validate, stop)
+                with run.tracked():
+                    run.go(step, batches, validate, stop)
             except KeyboardInterrupt:
                 raise Interrupted(run.how_to_go_on()) from None
         run.put_best_back()
@@ -113,7 +118,8 @@ class _Run:
         self.loop, self.name, self.steps, self.trained = loop, name, steps, trained
         self.place = loop.place
         self.folder = loop.folder / name if loop.folder else None
-        self.state = State(0, _accelerator(loop, steps.accumulate))
+        self.state = State(0, _accelerator(loop, name, steps.accumulate))
+        self.send: Send | None = None
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.optimizer = self.state.accelerator.prepare(optimizer)
         self.curve: list[Point] = []
@@ -121,6 +127,15 @@ class _Run:
         self.best_tensors: dict[str, Tensor] = {}
         self.saved = 0
         self.ended = False
+
+    @contextmanager
+    def tracked(self) -> Iterator[None]:
+        """Send the points of the curve to trackers too, where there are any."""
+        if self.loop.tracking is None:
+            yield
+            return
+        with self.loop.tracking.sending(self.state.accelerator, self.name, asdict(self.steps)) as self.send:
+            yield
 
     def go(
         self,
@@ -172,6 +187,8 @@ class _Run:
         self.curve.append(point)
         if self.folder:
             append_point(self.folder, point)
+        if self.send is not None:
+            self.send(point.step, point.metrics)
 
     def _compare(self, validated: Mapping[str, float]) -> None:
         value = next(iter(validated.values()))
@@ -234,7 +251,7 @@ def _moved(batch: Any, device: torch.device) -> Any:
     return send_to_device(batch, device)
 
 
-def _accelerator(loop: Loop, accumulate: int) -> Any:
+def _accelerator(loop: Loop, name: str, accumulate: int) -> Any:
     """Return a fresh Accelerator: the library keeps the first one's precision and device for the whole process."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -246,4 +263,5 @@ def _accelerator(loop: Loop, accumulate: int) -> Any:
         device_placement=False,
         mixed_precision=loop.precision,
         gradient_accumulation_steps=accumulate,
+        **(loop.tracking.settings(name) if loop.tracking is not None else {}),
     )

@@ -1,21 +1,19 @@
 """Do the models of a pool fit together? Every difference is found before anything is read or written. No torch here."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from fusionbench.errors import IncompatibleModels
 from fusionbench.registry import families
+from fusionbench.weights.aliases import merged_as_one, tied_names, with_aliases
 from fusionbench.weights.headers import Source, TensorSpec
-from fusionbench.weights.roles import role
+from fusionbench.weights.roles import is_positions, role
 
 SHOWN = 20
 """Differences that one message spells out."""
 HARMLESS = (".position_ids", ".attention.bias", ".attention.masked_bias", ".attn.bias", ".attn.masked_bias")
 """Integer or mask buffers that some versions of a library saved and others make anew."""
-
-_POSITIONS = re.compile(r"wpe|position", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +25,8 @@ class Fit:
     names: tuple[Mapping[str, str], ...]
     """For each expert, its own name of every tensor in scope."""
     notes: tuple[str, ...]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Second names of tied tensors that the reference stores twice, each with the name that it is merged under."""
 
 
 def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") -> Fit:
@@ -40,7 +40,8 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
             use, such as a pooling layer of the base's, where some expert lacks them.
 
     Raises:
-        IncompatibleModels: with every missing, extra or misshapen tensor of every expert in one message.
+        IncompatibleModels: with every missing, extra or misshapen tensor of every expert in one message; what else a
+            user should know is in its notes.
     """
     inside = [spec for name, spec in reference.specs.items() if name.startswith(tower)]
     data = _family_data(reference)
@@ -50,9 +51,11 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
     problems, notes, all_names = [], [], []
     if not scope:
         raise IncompatibleModels(f"{reference.label} has no tensor under {tower!r}, the part that this family fuses.")
-    for name, expert in experts.items():
+    aligned = [_align(reference, expert, scope) for expert in experts.values()]
+    aliases = tied_names(reference, [*experts.values()], [names for names, _ in aligned], scope)
+    for (name, expert), (own, note) in zip(experts.items(), aligned, strict=True):
         problems += _architecture(reference, name, expert)
-        names, note = _align(reference, expert, scope)
+        names = with_aliases(own, aliases, expert.specs)
         notes += [f"{name}: {note}"] if note else []
         found, widths = _differences(reference, name, expert, names, tower, head)
         problems += found
@@ -60,14 +63,18 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
         all_names.append(names)
     if problems:
         sizes = _vocabularies(reference, experts, all_names)
-        raise IncompatibleModels("\n".join([_message(reference, problems), *sizes]))
+        refusal = IncompatibleModels("\n".join([_message(reference, problems), *sizes]))
+        for line in notes:
+            refusal.add_note(line)
+        raise refusal
     with_head = [name for name, expert in experts.items() if head and any(n.startswith(head) for n in expert.specs)]
     if with_head:
         notes.append(f"heads ({head}…) belong to their tasks and are not fused: those of {', '.join(with_head)}")
+    notes += merged_as_one(aliases)
     outside = len(reference.specs) - len(inside)
     if outside:
         notes.append(f"{len(scope)} tensors under {tower!r} are fused; the other {outside} stay as the base has them")
-    return Fit(scope, tuple(all_names), tuple(notes))
+    return Fit(scope, tuple(all_names), tuple(notes), aliases)
 
 
 def _message(reference: Source, problems: Sequence[str]) -> str:
@@ -82,7 +89,7 @@ def _vocabularies(reference: Source, experts: Mapping[str, Source], names: Seque
     """Return a line where tables of tokens differ in nothing but their rows: every size, and what to do."""
     for canonical in names[0] if names else ():
         ours = reference.specs[canonical]
-        if len(ours.shape) != 2 or role(ours) not in ("embedding", "head") or _POSITIONS.search(canonical):
+        if len(ours.shape) != 2 or role(ours) not in ("embedding", "head") or is_positions(canonical):
             continue
         held = {
             name: expert.specs.get(own[canonical]) for (name, expert), own in zip(experts.items(), names, strict=True)
@@ -159,9 +166,8 @@ def _differences(
         if not _is_alias(reference, expert, names, extra)
     ]
     kinds = ", ".join(sorted(set(widths)))
-    return problems, [
-        f"{name}: {len(widths)} tensors are {kinds}, the base's are not; they are widened"
-    ] if widths else []
+    several = "1 tensor is" if len(widths) == 1 else f"{len(widths)} tensors are"
+    return problems, [f"{name}: {several} {kinds}, in the base of another kind; they are widened"] if widths else []
 
 
 def _family_data(reference: Source) -> Mapping[str, Any]:

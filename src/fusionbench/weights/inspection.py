@@ -50,6 +50,7 @@ def inspect(sources: Sequence[Source], *, tower: str = "") -> Inspection:
             notes = fit(base, others, tower=tower).notes
         except IncompatibleModels as error:
             misfits = str(error).splitlines()
+            notes = tuple(getattr(error, "__notes__", ()))
     return Inspection(tuple(facts(source) for source in sources), tuple(misfits), notes, cost(sources))
 
 

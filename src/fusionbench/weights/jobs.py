@@ -1,9 +1,10 @@
-"""The pieces that a plan is worked off in, and threads that take them in order. No torch here."""
+"""The pieces that a plan is worked off in, threads that take them in order, and where results go. No torch here."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from fusionbench.kernels.tiles import BLOCK, row_width
 from fusionbench.weights.plan import Plan, Step
@@ -17,6 +18,21 @@ class Job(NamedTuple):
     step: Step
     start: int
     stop: int
+
+
+class Sink(Protocol):
+    """Where results go: a checkpoint in the making, or memory."""
+
+    def write(self, name: str, content: memoryview, start: int = 0) -> None:
+        """Put the bytes of flat entries from `start` on into place."""
+        ...
+
+
+@dataclass(slots=True)
+class Passes:
+    """How often all inputs were read; the report says it."""
+
+    count: int = 0
 
 
 def batches(plan: Plan, unit: str) -> Iterator[list[Job]]:
@@ -64,3 +80,8 @@ def in_order(work: Callable[[T], Any], items: Iterable[T], threads: int) -> Iter
         finally:
             for future in waiting:
                 future.cancel()
+
+
+def total_entries(plan: Plan) -> int:
+    """Return the entries of all outputs, for a progress bar."""
+    return sum(step.output.size for step in plan)

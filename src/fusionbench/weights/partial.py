@@ -22,6 +22,9 @@ BUGS = frozenset({None, errno.EBADF, errno.EFAULT})
 """The operating system's words for a mistake of ours; all others say that a place cannot be written."""
 
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
 @contextmanager
 def written_to(folder: Path) -> Iterator[None]:
     """Turn the operating system's refusals into errors that name the folder and the fix.
@@ -32,11 +35,16 @@ def written_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"The disk of {folder} is full. Free some space or choose another folder.") from None
-        if error.errno not in BUGS and _concerns(folder, error):
-            raise OutputError(f"{folder} cannot be written: {error.strerror}. Choose another folder.") from None
+        if error.errno in FULL or (error.errno not in BUGS and _concerns(folder, error)):
+            raise unwritable(folder, error) from None
         raise
+
+
+def unwritable(place: Path, error: OSError) -> OutputError:
+    """Return the system's refusal to write somewhere in words, with the fix."""
+    if error.errno in FULL:
+        return OutputError(f"The disk of {place} is full. Free some space or choose another folder.")
+    return OutputError(f"{place} cannot be written: {error.strerror}. Choose another folder.")
 
 
 def _concerns(folder: Path, error: OSError) -> bool:

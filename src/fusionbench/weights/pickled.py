@@ -1,4 +1,4 @@
-"""Checkpoints of torch's own format (`.bin`, `.pt`): tensors only, mapped; nothing in the file is ever executed."""
+"""Checkpoints of torch's own format (`.bin`, `.pt`): tensors, mapped, or a whole module; nothing is ever executed."""
 
 import json
 from collections.abc import Mapping
@@ -12,22 +12,29 @@ from fusionbench.errors import CheckpointError
 from fusionbench.weights.headers import Source
 from fusionbench.weights.safetensors import read_config
 from fusionbench.weights.tensors import TensorSource
+from fusionbench.weights.whole_modules import open_whole_module
 
 NESTED = ("state_dict", "model_state_dict", "model")
 """Keys under which training code keeps the weights beside other things."""
 
 
 def open_pickled(label: str, path: Path, folder: Path) -> Source:
-    """Open a pickled state dict, or the index of its shards.
+    """Open a pickled state dict, the index of its shards, or a whole module that was pickled.
 
     Raises:
-        CheckpointError: where it holds anything but tensors (code is never run), is damaged, or an index points outside
-            its folder.
+        CheckpointError: where it holds anything but tensors or a module (code is never run), is damaged, or an index
+            points outside its folder.
     """
     wanted = _shards(path) if path.name.endswith(".index.json") else {}
     tensors: dict[str, Tensor] = {}
-    for file in sorted(set(wanted.values())) or [path]:
-        tensors.update(_load(file))
+    try:
+        for file in sorted(set(wanted.values())) or [path]:
+            tensors.update(_load(file))
+    except CheckpointError:
+        module = None if wanted or not path.is_file() else open_whole_module(label, path)
+        if module is None:
+            raise
+        return module
     missing = sorted(set(wanted) - set(tensors))
     if missing:
         raise CheckpointError(f"{path} names tensors that are in no shard: {', '.join(missing[:5])}.")

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from fusionbench.errors import ConfigError
 from fusionbench.parameters import Parameter, is_schedule
+from fusionbench.weights.aliases import merged_as_one, under_one_rule
 from fusionbench.weights.checks import Fit
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.roles import Role, inputs_last, is_statistic, places, role
@@ -81,6 +82,8 @@ class Plan:
     notes: tuple[str, ...]
     config: Mapping[str, Any] = field(default_factory=dict)
     """What the output's config.json says otherwise than the reference's."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Outputs that are second names of tied tensors, each with the output that it is a copy of."""
 
     def __iter__(self) -> Iterator[Step]:
         return iter(self.steps)
@@ -138,7 +141,9 @@ def build_plan(
         needed = base is not None or action == "copy"
         known = _collected(name, collected, offset + len(experts)) if action == "merge" else ()
         steps.append(Step(output, action, site, Input(0, spec) if needed else None, inputs, resolve(site), known))
-    return Plan(sources, tuple(steps), found.notes)
+    aliases = under_one_rule(found.aliases, {step.output.name: step.parameters for step in steps})
+    apart = {*merged_as_one(found.aliases)} - {*merged_as_one(aliases)}
+    return Plan(sources, tuple(steps), tuple(note for note in found.notes if note not in apart), aliases=aliases)
 
 
 def _collected(name: str, statistics: Sequence[Source], offset: int) -> tuple[Input, ...]:
@@ -215,12 +220,18 @@ def _at(value: Any, site: Site, name: str) -> Any:
 
 
 def _scheduled(entries: Sequence[Mapping[str, Any]], site: Site, name: str) -> Any:
-    """Return the value of the first entry whose filter is part of the tensor's name; lists are gradients over depth."""
+    """Return the value of the first entry that names the tensor; lists are gradients over depth."""
     for entry in entries:
-        if entry.get("filter") in (None, "*") or str(entry["filter"]) in site.name:
+        if _names(entry.get("filter"), site.name):
             value = entry["value"]
             return gradient(value, site) if isinstance(value, list | tuple) else value
     raise ConfigError(f"method.{name} has no value for {site.name}: end its list with an entry that has no filter.")
+
+
+def _names(filtered: str | Sequence[str] | None, name: str) -> bool:
+    """Tell whether a filter, or each of several, is part of a tensor's name; none is part of all, and so is "*"."""
+    parts = [filtered] if isinstance(filtered, str) or filtered is None else filtered
+    return all(part in (None, "*") or str(part) in name for part in parts)
 
 
 def gradient(values: Sequence[float], site: Site) -> float:

@@ -9,12 +9,13 @@ from fusionbench.weights.headers import TensorSpec
 
 Role = Literal["matrix", "conv", "embedding", "norm", "bias", "head", "other"]
 
-_BLOCK = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|h)\.(\d+)\.")
+_BLOCK = re.compile(r"(?:^|\.)(?:layers|layer|blocks|block|resblocks|h)\.(\d+)\.")
 _STAGE = re.compile(r"(?:^|\.)stages\.(\d+)\.")
 _EMBEDDING = re.compile(r"(embed|\bwte\b|\bwpe\b|(^|\.)shared\.weight$|relative_attention_bias)")
 _NORM = re.compile(r"(norm|(^|\.|_)ln(_|\.|\d|$)|(^|\.)bn\d*\.|layrnorm)", re.IGNORECASE)
 _HEAD = re.compile(r"(^|\.)(lm_head|score|classifier|qa_outputs|head)\.(\d+\.)?(weight|bias)$")
 _CONV1D = re.compile(r"\.(c_attn|c_proj|c_fc|q_attn)\.weight$")
+_POSITIONS = re.compile(r"wpe|position", re.IGNORECASE)
 _STATISTIC = re.compile(r"(^|\.)running_(mean|var)$")
 
 
@@ -43,6 +44,11 @@ def role(spec: TensorSpec) -> Role:
     if len(spec.shape) == 2:
         return "embedding" if embedding else "matrix"
     return "embedding" if embedding else "other"
+
+
+def is_positions(name: str) -> bool:
+    """Tell whether a table is one of positions, not of tokens."""
+    return bool(_POSITIONS.search(name))
 
 
 def is_statistic(name: str) -> bool:

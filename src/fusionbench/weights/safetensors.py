@@ -48,6 +48,14 @@ class SafetensorsFile:
         stop = self.specs[name].size if stop is None else stop
         return self._map[first + start * item : first + stop * item]
 
+    def let_go(self, name: str) -> None:
+        """Give back the memory that holds what was read of a tensor; it comes from the file again when asked."""
+        mapped = self._map.obj
+        if hasattr(mmap, "MADV_DONTNEED") and isinstance(mapped, mmap.mmap) and self.specs[name].size:
+            first, item = self._places[name]
+            start = first // mmap.PAGESIZE * mmap.PAGESIZE
+            mapped.madvise(mmap.MADV_DONTNEED, start, first + self.specs[name].size * item - start)
+
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
         """Where each tensor begins in the file, and the bytes of one entry."""
@@ -87,6 +95,10 @@ class SafetensorsSource:
         """Return the bytes of flat entries `start` to `stop` of a tensor."""
         return self._file_of[name].read(name, start, stop)
 
+    def let_go(self, name: str) -> None:
+        """Give back the memory that holds what was read of a tensor."""
+        self._file_of[name].let_go(name)
+
     def fingerprint(self) -> str:
         """Return `fp:` and a SHA-256 over every file's header, size and 64 blocks of 64 KiB."""
         hasher = hashlib.sha256()
@@ -98,6 +110,9 @@ class SafetensorsSource:
 def open_safetensors(label: str, path: Path) -> SafetensorsSource | None:
     """Open a file or a folder; None where the folder holds no safetensors.
 
+    Where an index and a single file that is none of its shards lie in one folder, the single file is the model: so it
+    is for transformers. To read the shards, name the index.
+
     Raises:
         CheckpointError: where a file is missing, truncated or corrupt, or an index points outside its folder.
     """
@@ -105,12 +120,11 @@ def open_safetensors(label: str, path: Path) -> SafetensorsSource | None:
         if path.name.endswith(".index.json"):
             return SafetensorsSource(label, _shards(path), path.parent)
         return SafetensorsSource(label, [SafetensorsFile(path)], path.parent)
-    if (path / INDEX_NAME).is_file():
-        return SafetensorsSource(label, _shards(path / INDEX_NAME), path)
-    for name in SINGLE_NAMES:
-        if (path / name).is_file():
-            return SafetensorsSource(label, [SafetensorsFile(path / name)], path)
-    return None
+    single = next((path / name for name in SINGLE_NAMES if (path / name).is_file()), None)
+    index = path / INDEX_NAME
+    if index.is_file() and (single is None or _is_shard(single.name, index)):
+        return SafetensorsSource(label, _shards(index), path)
+    return None if single is None else SafetensorsSource(label, [SafetensorsFile(single)], path)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -129,6 +143,14 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} should hold a JSON object, it holds a {type(config).__name__}.")
     return config
+
+
+def _is_shard(name: str, index: Path) -> bool:
+    """Tell whether an index names a file; what is wrong with it is found when it is read."""
+    try:
+        return name in json.loads(index.read_text())["weight_map"].values()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def _shards(index: Path) -> list[SafetensorsFile]:

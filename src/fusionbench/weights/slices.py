@@ -106,7 +106,9 @@ def plan_slices(
     sources = (*((base,) if base is not None else ()), *experts.values())
     if is_tied(reference.source.config) and parts[0].first.model is not parts[-1].first.model:
         notes = (*notes, "the head is tied to the embedding, so both come from the first slice")
-    return Plan(sources, tuple(steps), (*found.notes, *notes), config)
+    return Plan(
+        sources, tuple(steps), (*found.notes, *notes), config, found.aliases if is_tied(reference.source.config) else {}
+    )
 
 
 def _open(base: Source | None, experts: Mapping[str, Source]) -> tuple[dict[str, _Model], Fit]:

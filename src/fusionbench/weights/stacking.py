@@ -1,7 +1,7 @@
 """Which layers of one model a depth-up-scaled one has, and the plan that copies them. No torch here."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from fusionbench.config.slices import BASE, SliceConfig
 from fusionbench.errors import ConfigError
@@ -31,6 +31,17 @@ def index_of(expert: str | None, names: Sequence[str]) -> int:
     if expert not in names:
         raise ConfigError(f"method.expert: there is no expert {expert!r}. {suggestion(expert, list(names))}")
     return list(names).index(expert)
+
+
+def model_of(base: Source | None, experts: Mapping[str, Source], expert: str | None) -> Source:
+    """Return the model whose layers are stacked: an expert by its name, or "base".
+
+    Raises:
+        ConfigError: see `index_of`.
+    """
+    if expert == BASE and base is not None:
+        return base
+    return list(experts.values())[index_of(expert, tuple(experts))]
 
 
 def numbers_of(layers: Sequence[int | str] | None, count: int) -> list[int]:

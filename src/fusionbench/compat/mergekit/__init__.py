@@ -1,13 +1,22 @@
 """A mergekit recipe, translated: models or slices, parameters with filters and gradients, the base, dtypes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from fusionbench.compat.mergekit.models import Model, named, read_models, read_reference, read_slices
+from fusionbench.compat.mergekit.models import (
+    Model,
+    adapter_on_base,
+    named,
+    read_models,
+    read_reference,
+    read_slices,
+    without_base,
+)
+from fusionbench.compat.mergekit.modules import as_modules, read_modules
 from fusionbench.compat.mergekit.stacks import as_stack
 from fusionbench.compat.mergekit.tokenizers import read_template, read_vocabulary
 from fusionbench.compat.mergekit.values import Values
-from fusionbench.compat.mergekit.words import DTYPES, KEYS, LATER, METHODS, Target
+from fusionbench.compat.mergekit.words import DTYPES, KEYS, METHODS, Target, variant
 from fusionbench.config.wording import unknown_key
 from fusionbench.errors import ConfigError
 from fusionbench.registry import methods, suggestion
@@ -31,29 +40,34 @@ def from_mergekit(document: Mapping[str, JSON]) -> tuple[dict[str, JSON], tuple[
     """
     name = str(document.get("merge_method"))
     problems, notes = _unread(document), list[str]()
-    target = METHODS.get(name)
+    target = variant(name, METHODS[name], document) if name in METHODS else None
     if target is None:
         problems.append(f"merge_method: mergekit has no {name!r}. {suggestion(name, list(METHODS))}")
     elif target.method not in methods:
         problems.append(f"merge_method: {name} is our {target.method}, which this version does not have yet.")
         target = None
-    stacked = document.get("slices") is not None
-    models = [] if stacked else read_models(document, problems)
     base = _base(document, problems)
-    slices = read_slices(document, base, problems, notes) if stacked else []
-    output = {**read_template(document, problems), "dtype": _dtype(document, problems, notes)}
+    forms = [key for key in ("models", "slices", "modules") if document.get(key) is not None]
+    if len(forms) > 1:
+        problems.append(f"{' and '.join(forms)}: a recipe has one of them.")
+    slices = read_slices(document, base, problems, notes) if "slices" in forms else []
+    modules = read_modules(document, problems) if "modules" in forms else []
+    output = {**read_template(document, problems, notes), "dtype": _dtype(document, problems, notes)}
     recipe: dict[str, JSON] = {}
     params: dict[str, JSON] = {}
-    if target is not None:
+    if target is None:
+        if "slices" not in forms and "modules" not in forms:
+            read_models(document, problems)
+    else:
         values = Values(name, target, document.get("parameters"), problems, notes)
         if slices:
             stack = as_stack(name, target, slices, base, values)
             experts, params = stack.experts, stack.params
             recipe = {"slices": stack.slices}
+        elif forms in (["slices"], ["modules"]):
+            experts, params = as_modules(name, target, modules, base, values)
         else:
-            merged = [] if stacked else _merged(name, target, models, base, problems)
-            experts = named(merged)
-            params = values.of(experts, [model for model in models if model not in merged]) if merged else {}
+            experts, params = _whole(name, target, document, base, values)
         recipe = {**recipe, **read_vocabulary(document, base, experts, problems, notes)}
     if target is None or problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))
@@ -68,9 +82,9 @@ def from_mergekit(document: Mapping[str, JSON]) -> tuple[dict[str, JSON], tuple[
 
 def _unread(document: Mapping[str, JSON]) -> list[str]:
     """Return a problem for each key that is not read."""
-    known = (*KEYS, *LATER)
-    unknown = [unknown_key(str(key), "a mergekit recipe", known) for key in document if key not in known]
-    return [*unknown, *(f"{key} cannot be honoured yet." for key in document if key in LATER)]
+    unknown = [unknown_key(str(key), "a mergekit recipe", KEYS) for key in document if key not in KEYS]
+    alone = "name: it tells the recipes of one file apart; a recipe that stands alone has none."
+    return [*unknown, *([alone] if "name" in document else [])]
 
 
 def _base(document: Mapping[str, JSON], problems: list[str]) -> str | None:
@@ -78,7 +92,7 @@ def _base(document: Mapping[str, JSON], problems: list[str]) -> str | None:
         return None
     reference, adapter = read_reference(document["base_model"], "base_model", problems)
     if adapter is not None:
-        problems.append(f"base_model: an adapter on the base ({adapter}) cannot be honoured yet.")
+        problems.append(f"base_model: {adapter_on_base(str(reference), adapter)}")
     return reference
 
 
@@ -97,15 +111,11 @@ def _dtype(document: Mapping[str, JSON], problems: list[str], notes: list[str]) 
     return next(iter(names.values()), "base")
 
 
-def _merged(name: str, target: Target, models: Sequence[Model], base: str | None, problems: list[str]) -> list[Model]:
-    """Return the models that are merged: without the base where it is the origin of the deltas."""
-    is_base = [model.reference == base and model.adapter is None for model in models]
-    if target.base == "required" and base is None:
-        problems.append(f"base_model is missing: {name} needs it.")
-    if target.base == "input":
-        unlisted = base is not None and not any(is_base)
-        return [*models, *([Model("base_model", str(base), None, {})] if unlisted else [])]
-    merged = [model for model, same in zip(models, is_base, strict=True) if not same]
-    if models and not merged:
-        problems.append("models: there is none beside the base.")
-    return merged
+def _whole(
+    name: str, target: Target, document: Mapping[str, JSON], base: str | None, values: Values
+) -> tuple[dict[str, Model], dict[str, JSON]]:
+    """Return the models of a recipe of whole models by name, and our parameters."""
+    models = read_models(document, values.problems)
+    merged = without_base(name, target, models, base, values.problems)
+    experts = named(merged)
+    return experts, values.of(experts, [model for model in models if model not in merged]) if merged else {}

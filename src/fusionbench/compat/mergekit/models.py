@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fusionbench.compat.mergekit.words import Target
 from fusionbench.config.wording import unknown_key
 
 JSON = Any
@@ -36,10 +37,33 @@ def read_models(document: Mapping[str, JSON], problems: list[str]) -> list[Model
     """Return the entries of `models`; what is wrong with them is added to `problems`."""
     found = document.get("models")
     if not isinstance(found, list) or not found:
-        if "slices" not in document and "modules" not in document:
-            problems.append(f"models: expected a list such as [{{model: REF}}], got {found!r}.")
+        problems.append(f"models: expected a list such as [{{model: REF}}], got {found!r}.")
         return []
-    return _entries(found, "models", ("model", "parameters"), problems)
+    return entries_of(found, "models", ("model", "parameters"), problems)
+
+
+def without_base(
+    name: str, target: Target, models: Sequence[Model], base: str | None, problems: list[str]
+) -> list[Model]:
+    """Return the models that are merged: without the base where it is the origin of the deltas.
+
+    Args:
+        name: mergekit's name of the method.
+        target: what it is here.
+        models: as they are listed.
+        base: the recipe's `base_model`; where it is one input of many, it joins them unlisted.
+        problems: what is wrong is added.
+    """
+    is_base = [model.reference == base and model.adapter is None for model in models]
+    if target.base == "required" and base is None:
+        problems.append(f"base_model is missing: {name} needs it.")
+    if target.base == "input":
+        unlisted = base is not None and not any(is_base)
+        return [*models, *([Model("base_model", str(base), None, {})] if unlisted else [])]
+    merged = [model for model, same in zip(models, is_base, strict=True) if not same]
+    if models and not merged:
+        problems.append("models: there is none beside the base.")
+    return merged
 
 
 class Slice(NamedTuple):
@@ -55,8 +79,6 @@ class Slice(NamedTuple):
 def read_slices(document: Mapping[str, JSON], base: str | None, problems: list[str], notes: list[str]) -> list[Slice]:
     """Return the entries of `slices`; what is wrong with them is added to `problems`."""
     found = document["slices"]
-    if document.get("models") is not None:
-        problems.append("slices: a recipe has models or slices, not both.")
     if not isinstance(found, list) or not found:
         example = "[{sources: [{model: REF, layer_range: [0, 16]}]}]"
         problems.append(f"slices: expected a list such as {example}, got {found!r}.")
@@ -71,7 +93,7 @@ def read_slices(document: Mapping[str, JSON], base: str | None, problems: list[s
         problems += [unknown_key(f"{path}.{key}", path, known) for key in entry if key not in known]
         if "residual_weight" in entry:
             notes.append(f"{path}.residual_weight: mergekit reads it and does nothing with it; left out.")
-        sources = _entries(entry["sources"], f"{path}.sources", ("model", "layer_range", "parameters"), problems)
+        sources = entries_of(entry["sources"], f"{path}.sources", ("model", "layer_range", "parameters"), problems)
         problems += [
             f"{source.path}.layer_range: expected [first, one after the last], got {source.layers!r}."
             for source in sources
@@ -81,14 +103,29 @@ def read_slices(document: Mapping[str, JSON], base: str | None, problems: list[s
         if entry.get("base_model") is not None:
             own, adapter = read_reference(entry["base_model"], f"{path}.base_model", problems)
         if adapter is not None:
-            problems.append(f"{path}.base_model: an adapter on the base ({adapter}) cannot be honoured yet.")
+            problems.append(f"{path}.base_model: {adapter_on_base(str(own), adapter)}")
         parameters = read_mapping(entry.get("parameters"), f"{path}.parameters", problems)
         slices.append(Slice(path, sources, own, parameters))
     return slices
 
 
-def _entries(found: Sequence[JSON], where: str, known: Sequence[str], problems: list[str]) -> list[Model]:
-    """Return a list of models; each stands in it once."""
+def adapter_on_base(model: str, adapter: str) -> str:
+    """Return why an adapter on the base is refused, and how to go on."""
+    return (
+        f"the base is whole here, without the adapter {adapter}. Make it first, and name its folder: fusionbench merge "
+        f"experts.base={{model: {model}, adapter: {adapter}}} method=passthrough --out FOLDER"
+    )
+
+
+def entries_of(found: Sequence[JSON], where: str, known: Sequence[str], problems: list[str]) -> list[Model]:
+    """Return a list of models; each stands in it once.
+
+    Args:
+        found: as it stands in the recipe.
+        where: the key that it is the value of.
+        known: keys that an entry may have.
+        problems: what is wrong is added.
+    """
     models: list[Model] = []
     for index, entry in enumerate(found):
         path = f"{where}[{index}]"
@@ -127,14 +164,17 @@ def read_reference(value: JSON, path: str, problems: list[str]) -> tuple[str, st
 
 def _in_text(value: Mapping[str, JSON], path: str, problems: list[str]) -> str:
     """Return the text form of a reference that is written as a mapping."""
-    problems += [f"{path}.{key} cannot be honoured yet." for key in value if key not in ("model", "lora")]
+    known = ("model", "lora", "override_architecture")
+    problems += [unknown_key(f"{path}.{key}", path, known) for key in value if key not in known]
+    if value.get("override_architecture") is not None:
+        problems.append(f"{path}.override_architecture: tensors are known by their own names here; leave it out.")
     parts = []
     for key in ("model", "lora"):
         part = value.get(key)
         if isinstance(part, Mapping):
-            known = ("path", "revision")
-            problems += [unknown_key(f"{path}.{key}.{k}", f"{path}.{key}", known) for k in part if k not in known]
-            part = "@".join(str(part[k]) for k in known if part.get(k) is not None)
+            own = ("path", "revision")
+            problems += [unknown_key(f"{path}.{key}.{k}", f"{path}.{key}", own) for k in part if k not in own]
+            part = "@".join(str(part[k]) for k in own if part.get(k) is not None)
         if part:
             parts.append(str(part))
     return "+".join(parts)

@@ -4,12 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from fusionbench.compat.mergekit.models import Model, read_reference
+from fusionbench.compat.mergekit.templates import TEMPLATES
 from fusionbench.config.wording import unknown_key
 
 JSON = Any
 KNOWN = ("source", "tokens", "pad_to_multiple_of")
-NAMED = ("alpaca", "chatml", "exaone", "llama3", "mistral")
-"""Templates that mergekit has by name."""
 SHORTEST = 20
 """Characters from which mergekit takes a text for a template."""
 
@@ -54,16 +53,18 @@ def read_vocabulary(
     return {"vocabulary": found}
 
 
-def read_template(document: Mapping[str, JSON], problems: list[str]) -> dict[str, JSON]:
+def read_template(document: Mapping[str, JSON], problems: list[str], notes: list[str]) -> dict[str, JSON]:
     """Return the output's key `chat_template`, a text or "auto", or none."""
     template = document.get("chat_template")
     if template is None or template == "auto":
         return {} if template is None else {"chat_template": template}
     text = str(template)
-    if text in NAMED:
-        problems.append(f"chat_template: {text} is a text of mergekit's own; write the template itself, or auto.")
-    elif len(text) < SHORTEST or "{" not in text:
-        problems.append(f"chat_template: expected auto or the text of a Jinja template, got {text!r}.")
+    if text in TEMPLATES:
+        notes.append(f"chat_template: {text} → a text that says the same as mergekit's of that name.")
+        return {"chat_template": TEMPLATES[text]}
+    if len(text) < SHORTEST or "{" not in text:
+        known = ", ".join(TEMPLATES)
+        problems.append(f"chat_template: expected auto, one of {known}, or the text of a Jinja template; got {text!r}.")
     return {"chat_template": text}
 
 

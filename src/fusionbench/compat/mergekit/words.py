@@ -97,14 +97,45 @@ METHODS = {
     "sce": Target("sce", parameters={"select_topk": Theirs(1.0), "int8_mask": INERT}),
     "nearswap": Target("nearswap", parameters={"t": Theirs(REQUIRED)}),
     "arcee_fusion": Target("arcee_fusion"),
+    "ram": Target("ram", parameters={"epsilon": Theirs(1e-5)}),
+    "ramplus_tl": Target(
+        "ram", parameters={"r": Theirs(0.1, "gain"), "alpha": Theirs(0.2, "most"), "epsilon": Theirs(1e-5)}
+    ),
     "passthrough": Target("passthrough", "input", parameters={"scale": Theirs(1.0, each=True)}),
 }
 """A parameter that our method does not have is refused by key, unless it is at mergekit's default."""
 
+TRIMMED = Target(
+    "breadcrumbs",
+    sets={"combine": "ties", "top_drop": 0.0, "keep": "at_least_one"},
+    parameters={**SPARSE, "normalize": MEAN, "rescale": PLAIN},
+)
+"""TIES that gives a trimmed task vector its length back: breadcrumbs that drops nothing at the top."""
+PASSED = Target(
+    "weighted_average", "input", sets={"normalize": False}, parameters={"scale": Theirs(1.0, "weights", each=True)}
+)
+"""Modules that are copied from a model each: in each one model has weight 1 and the others 0."""
+
+
+def variant(name: str, target: Target, document: Mapping[str, Any]) -> Target:
+    """Return what a method is here, where one of its parameters or the recipe's form makes it another of ours."""
+    if name == "passthrough" and document.get("modules") is not None:
+        return PASSED
+    scopes = [document, *_mappings(document.get("slices")), *_mappings(document.get("modules"))]
+    given = [scope.get("parameters") for scope in scopes]
+    asked = [scope["rescale"] for scope in given if isinstance(scope, Mapping) and "rescale" in scope]
+    plain = all(str(value).lower() in ("false", "no", "off") for value in asked)
+    return target if name != "ties" or plain else TRIMMED
+
+
+def _mappings(found: Any) -> list[Mapping[str, Any]]:
+    items = found.values() if isinstance(found, Mapping) else found if isinstance(found, list) else ()
+    return [item for item in items if isinstance(item, Mapping)]
+
+
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 KEYS = (
     "merge_method", "models", "slices", "base_model", "parameters", "dtype", "out_dtype", "tokenizer_source",
-    "tokenizer", "chat_template",
+    "tokenizer", "chat_template", "modules", "name",
 )  # fmt: skip
-LATER = ("modules", "name")
-"""Keys that mergekit has and that cannot be honoured yet; `name` is read where a file holds several documents."""
+"""`name` is read where a file holds several documents."""

@@ -8,14 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fusionbench.families import load_module
+from fusionbench.families import family_for, load_module
 from fusionbench.finetune.tune import score
 from fusionbench.suites.building import stage
 from fusionbench.suites.load import load_suite
 from fusionbench.suites.mini.assembly import MANIFEST, MiniRecipe, Parts, digest
 from fusionbench.suites.model import Suite
 from fusionbench.suites.registration import Progress
-from fusionbench.suites.tasks import family_of, open_tasks
+from fusionbench.suites.tasks import open_tasks
 from fusionbench.suites.tuning import MTL
 from fusionbench.suites.workers import Job, Work, one_thread, run_beside, run_here
 from fusionbench.training import Loop
@@ -107,7 +107,7 @@ def _write_manifest(
 ) -> None:
     """Write what was built of what, with the scores of the models on their test splits."""
     base = open_source(str(suite.pool.base))
-    module = load_module(family_of(suite, base), base)
+    module = load_module(family_for(base.config, suite.pool.family), base)
     opened = open_tasks(suite, base=base)
     records = {name: json.loads((folder / "experts" / name / RECORD).read_text()) for name in (*suite.seen, MTL)}
     with one_thread():

@@ -1,17 +1,16 @@
 """What `mini/encoder` is built of: generated texts, a word-piece tokenizer, and a BERT pretrained on them."""
 
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fusionbench.errors import MissingExtra
 from fusionbench.families.tokens import pad_together
 from fusionbench.suites.images.streams import stream
 from fusionbench.suites.mini.assembly import Parts
+from fusionbench.suites.mini.packaged import package_folder
 from fusionbench.suites.mini.saving import save_quietly
 from fusionbench.suites.mini.text_data import Text, describe, digests, notes, training_texts, write_texts
 from fusionbench.suites.mini.text_recipe import MiniTextRecipe, TextPretraining, Transformer
@@ -53,11 +52,7 @@ def write_packaged(place: Path, package: str) -> None:
     """
     from transformers import AutoModel, AutoTokenizer
 
-    # Found, not imported: such packages import libraries that are not needed for their weights.
-    found = find_spec(package.replace("-", "_"))
-    if found is None or not found.submodule_search_locations:
-        raise MissingExtra("This size of the suite", f"--no-deps {package}")
-    folder = Path(found.submodule_search_locations[0]) / "model"
+    folder = package_folder(package) / "model"
     save_quietly(AutoModel.from_pretrained(folder), place)
     AutoTokenizer.from_pretrained(folder).save_pretrained(place)
 

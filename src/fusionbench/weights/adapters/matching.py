@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusionbench.errors import CheckpointError, IncompatibleModels
+from fusionbench.registry import families
 from fusionbench.weights.adapters.configuration import FIX, AdapterConfig
 from fusionbench.weights.adapters.edits import Change, LowRank, Scaled, Shifted
 from fusionbench.weights.headers import Source, TensorSpec
-from fusionbench.weights.roles import inputs_last
+from fusionbench.weights.roles import inputs_last, role
 
 PREFIX = "base_model.model."
 SHOWN = 20
@@ -41,7 +42,8 @@ def match(label: str, base: Source, adapter: Source, config: AdapterConfig) -> M
         CheckpointError: where the adapter holds tensors of a variant that is not read.
     """
     modules, whole = _parse(label, adapter)
-    rename = _renaming([f"{module}.weight" for module in modules] or list(whole), base.specs)
+    tower = _tower(base)
+    rename = _renaming([f"{module}.weight" for module in modules] or list(whole), base.specs, tower)
     found = Matched(replaced={rename(name): own for name, own in whole.items()})
     for name, own in found.replaced.items():
         found.problems += _misfit(name, adapter.specs[own], base)
@@ -81,13 +83,24 @@ def _parse(label: str, adapter: Source) -> tuple[dict[str, dict[str, TensorSpec]
     return modules, whole
 
 
-def _renaming(wanted: Sequence[str], specs: Mapping[str, Any]) -> Callable[[str], str]:
-    """Return a function from the adapter's names to the base's, which may have one prefix more or less."""
+def _tower(base: Source) -> str:
+    """Return the prefix of what the base's family fuses; "" for all, or where none serves it."""
+    kind = base.config.get("model_type")
+    served = (families[name].data or {} for name in families) if kind else ()
+    return next((str(data.get("tower", "")) for data in served if kind in data.get("model_types", ())), "")
+
+
+def _renaming(wanted: Sequence[str], specs: Mapping[str, Any], tower: str) -> Callable[[str], str]:
+    """Return a function from the adapter's names to the base's, which may have one prefix more or less.
+
+    Where several parts of the base have such names, as both towers of a CLIP, the adapter is of the one that is fused.
+    """
     if not wanted or any(name in specs for name in wanted):
         return lambda name: name
     first = wanted[0]
     longer = {name.removesuffix(first) for name in specs if name.endswith("." + first)}
     fitting = [prefix for prefix in longer if all(prefix + name in specs for name in wanted)]
+    fitting = [prefix for prefix in fitting if prefix == tower] or fitting
     if len(fitting) == 1:
         return lambda name: fitting[0] + name if fitting[0] + name in specs else name
     words = first.split(".")
@@ -103,7 +116,10 @@ def _misfit(name: str, own: TensorSpec, base: Source) -> list[str]:
     spec = base.specs.get(name)
     if spec is None or (spec.shape == own.shape and spec.is_float == own.is_float):
         return []
-    return [f"{name} is {own.dtype} {list(own.shape)} in the adapter, {spec.dtype} {list(spec.shape)} in the base"]
+    differ = f"{name} is {own.dtype} {list(own.shape)} in the adapter, {spec.dtype} {list(spec.shape)} in the base"
+    table = role(spec) in ("embedding", "head") and len(spec.shape) == 2 and own.shape[1:] == spec.shape[1:]
+    tokens = f". It was trained with other tokens. {FIX} Then bring the models together with vocabulary=base or union"
+    return [differ + (tokens if table else "")]
 
 
 class _Builder:

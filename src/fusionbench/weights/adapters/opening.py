@@ -10,6 +10,8 @@ from fusionbench.config import ExpertConfig
 from fusionbench.errors import CheckpointError, ConfigError, IncompatibleModels
 from fusionbench.weights.adapters.configuration import CONFIG_NAME, AdapterConfig, read_adapter_config
 from fusionbench.weights.adapters.dense import AdaptedSource
+from fusionbench.weights.adapters.linearised import FILE as LINEARISED
+from fusionbench.weights.adapters.linearised import LinearisedSource
 from fusionbench.weights.adapters.own_space import AdapterBase
 from fusionbench.weights.headers import Source
 from fusionbench.weights.hub import resolve
@@ -34,7 +36,7 @@ def is_adapter(reference: str | Path) -> bool:
 
 
 def open_adapter(reference: str | Path, base: Source | None = None, space: Space | None = None) -> Source:
-    """Open a LoRA or (IA)³ adapter as the model that it makes of a base, or as its own tensors.
+    """Open a LoRA, linearised LoRA or (IA)³ adapter as the model that it makes of a base, or as its own tensors.
 
     Args:
         reference: a folder that PEFT saved, or a hub id.
@@ -107,6 +109,9 @@ def _tensors(label: str, folder: Path) -> Source:
         if source is not None:
             # Messages name the reference; other files of the folder belong to the adapter.
             return source
+    linearised = open_safetensors(label, folder / LINEARISED) if (folder / LINEARISED).is_file() else None
+    if linearised is not None:
+        return LinearisedSource(linearised)
     raise CheckpointError(f"{label} has {CONFIG_NAME} but no {FILES[0]}. Save or download the adapter again.")
 
 

@@ -1,0 +1,33 @@
+"""Where a method is explained: `fusionbench show`, and its page where the documentation is at hand (in a clone)."""
+
+import re
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parents[3] / "docs" / "methods"
+SHARED = {"pretrained": "references", "individual": "references", "traditional_mtl": "references"}
+SHOWN = ("Formula", "Needs", "Fails")
+"""What of a page is printed in the terminal besides its first paragraph, by the bold words that begin a paragraph."""
+
+
+def page_of(name: str) -> Path | None:
+    """Return the page of a method; None where there is none, as in a package that was installed without its clone."""
+    page = FOLDER / f"{SHARED.get(name, name)}.md"
+    return page if page.is_file() else None
+
+
+def essence(page: Path) -> list[str]:
+    """Return the paragraphs of a page that say what the method is, what it needs and how it fails, as plain text."""
+    first, *rest = re.split(r"\n\s*\n", page.read_text(encoding="utf-8").partition("\n")[2].strip())
+    chosen = [first, *(part for part in rest if part.startswith(tuple(f"**{word}" for word in SHOWN)))]
+    return [_plain(part) for part in chosen]
+
+
+def where_to_read(name: str) -> str:
+    """Return the sentence that leads from an error to what explains it."""
+    page = page_of(name)
+    return f"See: fusionbench show {name}" + (f" ({page})" if page else "")
+
+
+def _plain(paragraph: str) -> str:
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(paragraph.split()))
+    return text.replace("**", "").replace("`", "")

@@ -1,0 +1,250 @@
+"""Models that a preference weighs: how they are built of a pool, how their gates learn, and the front they span."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusionbench.errors import ConfigError, NotFinite
+from fusionbench.families import Batch
+from fusionbench.merge import Pool
+from fusionbench.methods._context import Context
+from fusionbench.methods._pareto import Array, exact_pareto_weights
+from fusionbench.methods._routing import (
+    StepCount,
+    Tensors,
+    build_mixture,
+    part_settings,
+    router_tensors,
+    routers_of,
+    weighed_tensors,
+)
+from fusionbench.mixing import FusedWeights
+from fusionbench.mixing.mixed import MixedModel
+from fusionbench.mixing.preferred import merged_for, preferred_parts
+from fusionbench.mixing.sites import ModuleSite, Replacement, mlp_and_attention_sites, mlp_sites
+from fusionbench.parameters import Count, Positive
+from fusionbench.tasks import Predictor, Task
+from fusionbench.training import State, Steps
+
+Objective = Literal["linear", "exact"]
+Parts = Literal["mlp", "mlp_attention"]
+FLOOR = 0.1
+"""Share of the learning rate that is left at the end."""
+EQUAL = "equal"
+"""Label of the model in which all experts are preferred alike."""
+Ray = tuple[float, ...]
+Drawn = tuple[Ray, Mapping[str, Batch]]
+
+
+def preferred_module(
+    site: ModuleSite, base: Tensors, experts: Sequence[Tensors], *, depth: int, init: float
+) -> Replacement:
+    """Return a module with every expert's differences beside it, and a gate that weighs each by `init` at first.
+
+    Args:
+        site: an MLP, or another module with linear maps.
+        base: its tensors.
+        experts: the same of each expert.
+        depth: of the gate: 1 or 2.
+        init: of the gate's last bias, and λ of what is no linear map.
+    """
+    count = len(experts)
+    tensors = router_tensors(site, count, count, depth=depth, init=init, hidden=2 * count)
+    tensors |= weighed_tensors(site, base, experts, init=init, inside="inner")
+    return Replacement(tensors, "preferred", {"experts": count, "depth": depth, **part_settings(site)})
+
+
+def build_preferred_model(pool: Pool, context: Context, method: str, values: Mapping[str, Any]) -> MixedModel:
+    """Return the pool's model with modules that a preference weighs; everything else is task arithmetic.
+
+    Raises:
+        MissingPart: where the family names no MLPs.
+        ConfigError: where there is no base.
+    """
+    sites = {"mlp": mlp_sites, "mlp_attention": mlp_and_attention_sites}[values["parts"]]
+    return build_mixture(pool, context, method, values, preferred_module, sites)
+
+
+def tasks_by_expert(pool: Pool, tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """Return each expert's task.
+
+    Raises:
+        ConfigError: where an expert has none to learn on.
+        MissingData: where a task has no training data.
+    """
+    found: dict[str, Task] = {}
+    for expert in pool.experts:
+        task = tasks.get(pool.tasks.get(expert) or "")
+        if task is None:
+            raise ConfigError(
+                f"pwe_moe learns on the training data of every expert's task, and {expert} has none here. Add a suite "
+                "or experts' tasks; or use gates that were learned before: method.gates=RUN/artefacts/gates."
+            )
+        task.size("train")
+        found[expert] = task
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class GateTraining:
+    """How gates learn on labelled data; the defaults are the paper's (arXiv:2406.09770).
+
+    Attributes:
+        objective: what a preference r minimises: linear, Σ rᵢ·Lᵢ; or exact, the point of the Pareto front where all
+            rᵢ·Lᵢ are equal (EPO), by a linear programme a step.
+        concentration: of the Dirichlet distribution that a step's preference is drawn from; 1 is uniform, the paper's.
+        steps: the paper's is 4000; 0 leaves the gates as they start.
+        batch: examples of each task a step; the paper's is 16.
+        learning_rate: of Adam (0.9, 0.999), falling to a tenth along a cosine; the paper's is 0.01.
+        checkpoint_every: steps between checkpoints, from which a stopped run goes on.
+        evaluate_every: steps between scores at equal preferences on validation data in the curve; 0 is never.
+    """
+
+    objective: Objective = "linear"
+    concentration: Positive = 1.0
+    steps: StepCount = 4000
+    batch: Count = 16
+    learning_rate: Positive = 1e-2
+    checkpoint_every: Count = 100
+    evaluate_every: int = 0
+
+    def run(self, model: MixedModel, tasks: Mapping[str, Task], context: Context, name: str) -> None:
+        """Descend the weighed losses at preferences that are drawn anew for each step, in the gates alone.
+
+        Args:
+            model: is trained in place.
+            tasks: by expert, in the experts' order.
+            context: of the run.
+            name: of the training.
+
+        Raises:
+            NotFinite: naming the task whose loss is NaN or infinite.
+            Interrupted: on Ctrl-C; the same command goes on from the last checkpoint.
+        """
+        trained = routers_of(model)
+        model.module.requires_grad_(False)
+        for parameter in trained.values():
+            parameter.requires_grad_(True)
+        predictors = {expert: model.for_task(task) for expert, task in tasks.items()}
+
+        def step(_: State, drawn: Drawn) -> dict[str, Tensor | float]:
+            return self._step(model, list(trained.values()), tasks, predictors, drawn)
+
+        def validate() -> dict[str, float]:
+            scores = context.evaluate(model)
+            return {"validation": sum(scores.values()) / len(scores), **scores}
+
+        course = Steps(
+            self.steps, schedule="cosine", floor=FLOOR, seed=context.seed, validate_every=self.evaluate_every
+        )
+        optimizer = torch.optim.Adam(list(trained.values()), lr=self.learning_rate)
+        loop = replace(context.loop, checkpoint_every=self.checkpoint_every)
+        loop.run(
+            name, course, step, self._batches(tasks, context.seed), trained, optimizer,
+            validate=validate if self.evaluate_every > 0 else None,
+        )  # fmt: skip
+        for parameter in trained.values():
+            parameter.requires_grad_(False)
+        names = tuple(dict.fromkeys(task.name for task in tasks.values()))
+        context.used("adapted", split="train", tasks=names, count=self.steps * self.batch)
+
+    def _batches(self, tasks: Mapping[str, Task], seed: int) -> Callable[[int], Iterator[Drawn]]:
+        def batches(start: int) -> Iterator[Drawn]:
+            drawn = {
+                expert: task.batches("train", size=self.batch, seed=seed, start=start * self.batch)
+                for expert, task in tasks.items()
+            }
+            number = start
+            while True:
+                ray = np.random.default_rng([seed, number]).dirichlet([self.concentration] * len(tasks))
+                yield tuple(ray.tolist()), {expert: next(of_task) for expert, of_task in drawn.items()}
+                number += 1
+
+        return batches
+
+    def _step(
+        self, model: MixedModel, gates: Sequence[Tensor], tasks: Mapping[str, Task],
+        predictors: Mapping[str, Predictor], drawn: Drawn,
+    ) -> dict[str, Tensor | float]:  # fmt: skip
+        """Leave the gradient of the weighed losses in the gates, and return the losses."""
+        ray, batches = drawn
+        losses, rows = {}, []
+        with merged_for(model.module, ray):
+            for expert, batch in batches.items():
+                loss = tasks[expert].loss(predictors[expert], batch)
+                if not bool(torch.isfinite(loss.detach())):
+                    raise NotFinite(
+                        f"The training loss of {expert} is {float(loss.detach())}: its outputs are not finite. Check "
+                        "the experts, or lower method.learning_rate."
+                    )
+                gradients = torch.autograd.grad(loss, gates, retain_graph=True)
+                rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
+                losses[expert] = loss.detach()
+        jacobian = torch.stack(rows)
+        weights = self._weights(np.array(ray), np.array([float(loss) for loss in losses.values()]), jacobian)
+        total = torch.as_tensor(weights, dtype=jacobian.dtype, device=jacobian.device) @ jacobian
+        for gate, part in zip(gates, torch.split(total, [gate.numel() for gate in gates]), strict=True):
+            gate.grad = part.view_as(gate).clone()
+        weighed = sum(share * loss for share, loss in zip(ray, losses.values(), strict=True))
+        return {"loss": weighed, **{f"loss {expert}": loss for expert, loss in losses.items()}}
+
+    def _weights(self, ray: Array, losses: Array, jacobian: Tensor) -> Array:
+        """Return the factor of each task's gradient: r, or T·α of exact Pareto optimal search."""
+        if self.objective == "linear":
+            return ray
+        wide = jacobian.double().cpu().numpy()
+        return len(ray) * exact_pareto_weights(ray, losses, wide @ wide.T)
+
+
+class Front(Mapping[str, FusedWeights | MixedModel]):
+    """The models of many preferences, each merged when it is asked for, and the mixture itself for equal ones."""
+
+    def __init__(self, model: MixedModel, pool: Pool, context: Context, preferences: Sequence[Ray]) -> None:
+        """Remember what to merge.
+
+        Args:
+            model: whose modules a preference weighs.
+            pool: names and kinds of number are the reference's.
+            context: of the run.
+            preferences: points of the simplex.
+        """
+        self._model, self._pool, self._context = model, pool, context
+        self._preferences = {",".join(f"{entry:.4g}" for entry in ray): ray for ray in preferences}
+
+    def __getitem__(self, label: str) -> FusedWeights | MixedModel:
+        if label == EQUAL:
+            return self._model
+        return merged_at(self._model, self._preferences[label], self._pool, self._context).cast("base")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((EQUAL, *self._preferences))
+
+    def __len__(self) -> int:
+        return 1 + len(self._preferences)
+
+
+@torch.no_grad()
+def merged_at(model: MixedModel, preference: Sequence[float], pool: Pool, context: Context) -> FusedWeights:
+    """Return the plain model of a preference: every weighed module as φ₀ + Σ g(r)ᵢ·Δφᵢ.
+
+    Args:
+        model: whose modules a preference weighs.
+        preference: r, on the simplex.
+        pool: names are the reference's.
+        context: of the run.
+    """
+    module = model.module
+    plain = dict(module.state_dict())
+    with merged_for(module, preference):
+        for site, part in preferred_parts(module):
+            plain |= {f"{site}.{name}": tensor for name, tensor in part.inner.state_dict().items()}
+            for name, (weight, bias) in part.held_parts():
+                plain[f"{site}.{name}.weight"] = weight
+                plain |= {} if bias is None else {f"{site}.{name}.bias": bias}
+    names = context.family.names(pool.reference.specs)
+    weights = {name: plain[own] for name, own in names.items() if own in plain}
+    return FusedWeights(weights, context.family, pool.reference, device=context.device)

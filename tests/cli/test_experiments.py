@@ -1,0 +1,53 @@
+"""`list experiments` and `show EXPERIMENT`: what an experiment runs can be read without running it."""
+
+import json
+
+import pytest
+
+from fusionbench.cli import main
+
+
+@pytest.fixture
+def said(monkeypatch, capsys):
+    """What a command prints."""
+    monkeypatch.setenv("COLUMNS", "250")
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["fusionbench", *arguments])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        assert not exited.value.code
+        return capsys.readouterr().out
+
+    return call
+
+
+def test_the_list_holds_suites_methods_and_published_files(said):
+    listed = {entry["name"]: entry["experiment"] for entry in json.loads(said("list", "experiments", "--json"))}
+    found = listed["scale-ties-clip-b32"]
+    assert (found["suite"], found["stand_in"]["name"]) == ({"name": "openclip-vit-b32/ta8"}, "mini/clip")
+    assert found["published"] == ["concrete_table11_ties-merging_scaling.csv"]
+    assert found["rows"][0]["method"]["density"] == "0.2"
+    assert found["rows"][0]["method"]["compat"] == "fusion_bench"
+    assert list(found["vary"]) == ["method.scale"]
+    assert "experiment" not in json.loads(said("list", "methods", "--json"))[0]
+
+
+def test_show_prints_rows_with_their_parameters_and_what_varies(said):
+    text = said("show", "re-ties-t5-base")
+    assert "re-ties_table02_t5-base.csv" in text
+    assert "name=t5-base/ties7" in text
+    assert "method.scale=one of 0.1, 0.2" in text
+    assert "tasks.corruption: None, motion_blur" in said("show", "robustness-clip-b32")
+    assert "tasks.severity=2" in said("show", "robustness-clip-b32")
+    assert (
+        json.loads(said("show", "re-ties-t5-base", "--json"))["experiment"]["title"]
+        == "[Re] TIES: T5-base on seven tasks"
+    )
+
+
+def test_a_dry_run_of_a_matrix_prints_the_suite_that_it_would_take(said):
+    text = said("reproduce", "transfer-gpt2", "--suite", "mini", "--size", "tiny", "--seeds", "3", "--dry-run")
+    assert "# each model of the suite" in text
+    assert "name: mini/gpt2" in text
+    assert "seed: 3" in text

@@ -1,0 +1,88 @@
+"""An answer on the papers' suite as Markdown, CSV and LaTeX, from lines that are typed in here."""
+
+import csv
+import io
+
+from fusionbench.experiments.answer import Judged, Line, Ranking, Value
+from fusionbench.experiments.model import load_experiment
+from fusionbench.experiments.rendering import as_csv, as_latex, as_markdown
+from fusionbench.experiments.reproduce import Answer
+
+EXPERIMENT = load_experiment("multi-task-clip-b32")
+LINES = (
+    Line(
+        "simple_average", {}, {"mnist": Value(86.25, 10000, 0.34), "average": Value(66.5, None, 0.1)},
+        {"mnist": 87.1, "average": 66.5}, {"mnist": "differs", "average": "agrees"}, "a_note & more",
+    ),
+    Line("ties", {}, {"mnist": Value(90.0, 10000, 0.5, 3)}, {"mnist": 91.0, "average": None}, {"mnist": "agrees"}),
+)  # fmt: skip
+ANSWER = Answer(
+    EXPERIMENT, "paper", None, (0,), LINES, {"smile": "k is above the rank"},
+    (Ranking(0.5, 0.25, 4), Ranking(-1.0, 1.0, 3, "fused rows")),
+    (
+        Judged("TIES is better.", "ties", "simple_average", (70.0, 66.5)),
+        Judged("WEMoE is best.", "wemoe", "ties", None),
+        Judged("RegMean is better.", "regmean", "ties", (70.5, 70.0), None, 0.4),
+    ),
+)  # fmt: skip
+
+
+def test_markdown_has_ours_with_the_printed_value_and_a_mark_where_they_differ():
+    text = as_markdown(ANSWER)
+    assert "| simple_average | 86.2 (87.1) ≠ | 66.5 (66.5) | a_note & more |" in text
+    assert "| ties | 90.0 ± 0.5 (91.0) | – |  |" in text
+    assert "Run on the papers' suite clip-vit-b32/ta8." in text
+    assert "Order of 4 rows by average against the printed one: Kendall's τ = 0.50 (p = 0.250)." in text
+    assert "Order of 3 fused rows by average against the printed one: Kendall's τ = -1.00 (p = 1.000)." in text
+    assert "2 of 3 judged cells agree." in text
+    assert "- TIES is better. ties > simple_average: holds here (70.0 against 66.5)." in text
+    assert "regmean > ties: holds here (70.5 against 70.0, closer than two standard errors)." in text
+    assert "- WEMoE is best. wemoe > ties: cannot be said here." in text
+    assert "- smile: k is above the rank" in text
+
+
+def test_csv_has_a_line_a_cell_with_difference_n_and_standard_error():
+    rows = list(csv.DictReader(io.StringIO(as_csv(ANSWER))))
+    first = rows[0]
+    assert (first["row"], first["column"], first["ours"], first["printed"]) == (
+        "simple_average",
+        "mnist",
+        "86.25",
+        "87.1",
+    )
+    assert abs(float(first["difference"]) + 0.85) < 1e-9
+    assert (first["n"], first["stderr"], first["seeds"], first["verdict"]) == ("10000", "0.34", "1", "differs")
+    assert [(row["row"], row["column"], row["ours"]) for row in rows[2:]] == [
+        ("ties", "mnist", "90.0"),
+        ("ties", "average", ""),
+    ]
+
+
+def test_latex_is_a_booktabs_table_with_special_letters_escaped():
+    text = as_latex(ANSWER)
+    assert text.splitlines() == [
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"method & mnist & average \\",
+        r"\midrule",
+        r"simple\_average & 86.2 (87.1) $\neq$ & 66.5 (66.5) \\",
+        r"ties & 90.0 $\pm$ 0.5 (91.0) & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_a_shorter_profile_and_what_it_leaves_out_stand_above_the_table():
+    steps = load_experiment("steps-adamerging-clip-b32")
+    text = as_markdown(Answer(steps, "mini", "quick", (0, 1), LINES))
+    assert "Of step only 100, 200, 300, 400, 500." in text
+    assert "Means over the seeds 0, 1; ± is the standard error over seeds." in text
+    table = as_markdown(Answer(EXPERIMENT, "mini", "quick", (0,), LINES))
+    words = "adamerging with steps=100; wemoe with steps=100; fisher with examples=64; regmean with examples=64"
+    assert f"A shorter schedule was run (quick): {words}." in table
+
+
+def test_a_stand_in_has_no_legend_of_marks_that_it_cannot_have():
+    text = as_markdown(Answer(EXPERIMENT, "mini", None, (0,), LINES))
+    assert "no cell is judged" in text
+    assert "row's rule" not in text
