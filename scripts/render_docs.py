@@ -103,7 +103,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "command line": reference.command_line,
     "public names": reference.public_names,
     "merge benchmark": merge_table,
-    "merge averages": lambda: merge_table("merge-averages"),
+    "merge long": lambda: merge_table("merge-long"),
+    "merge ties": lambda: merge_table("merge-ties"),
     "merge scaling": scaling_table,
 }
 

@@ -55,7 +55,27 @@ def test_each_model_has_its_row_whatever_the_distance_of_rows():
 
 
 def test_kinds_without_a_compiled_form_are_left_to_others():
-    assert not read_deltas([np.zeros(3, np.float16)], "F16", np.zeros(3, np.float32), np.zeros((1, 3), np.float32))
+    assert not read_deltas([np.zeros(3)], "F64", np.zeros(3, np.float32), np.zeros((1, 3), np.float32))
+    assert not read_values([np.zeros(3)], "F64", np.zeros((1, 3), np.float32))
+
+
+def test_every_half_is_read_as_numpy_reads_it():
+    raw = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = raw[np.isfinite(raw)]
+    out = np.empty((2, len(finite)), np.float32)
+    assert read_values([finite, finite[::-1].copy()], "F16", out)
+    assert out[0].tobytes() == finite.astype(np.float32).tobytes()
+    assert out[1].tobytes() == finite[::-1].astype(np.float32).tobytes()
+    base = np.linspace(-3, 3, len(finite), dtype=np.float32)
+    assert read_deltas([finite], "F16", base, out[:1])
+    assert out[0].tobytes() == (finite.astype(np.float32) - base).tobytes()
+
+
+@pytest.mark.parametrize("pattern", [0x7C00, 0xFC00, 0x7C01, 0xFFFF])
+def test_halves_that_are_no_numbers_are_told(pattern):
+    raw = np.array([1, pattern, 2], np.uint16).view(np.float16)
+    assert not read_values([raw], "F16", np.empty((1, 3), np.float32))
+    assert not read_deltas([raw], "F16", np.zeros(3, np.float32), np.empty((1, 3), np.float32))
 
 
 def test_strips_are_joined_without_a_seam():
@@ -93,7 +113,6 @@ def test_values_are_widened_and_what_is_no_number_is_told(dtype):
     assert out.tobytes() == expected.tobytes()
     raws[1][STRIP + 1] = 0x7F80 if dtype == "BF16" else np.nan
     assert not read_values(raws, dtype, out)
-    assert not read_values([np.zeros(3, np.float16)], "F16", np.empty((1, 3), np.float32))
 
 
 @given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=50))

@@ -159,6 +159,8 @@ def test_tables_that_differ_late_are_two_whatever_is_read_at_a_time(monkeypatch:
     late = source("y", shared__weight=table(0), lm_head__weight=table(0) + torch.tensor([[0, 0]] * 3 + [[0, 1]]))
     assert fit(late, {"x": tied("x", 1)}).aliases == {}
     assert fit(tied("base", 0), {"x": tied("x", 1)}).aliases == {"lm_head.weight": "shared.weight"}
+    # A glimpse is for `inspect`, which answers from headers.
+    assert fit(late, {"x": tied("x", 1)}, glimpse=True).aliases == {"lm_head.weight": "shared.weight"}
 
 
 def test_a_second_name_with_parameters_of_its_own_is_merged_by_itself() -> None:

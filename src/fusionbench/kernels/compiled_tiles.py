@@ -46,7 +46,9 @@ def write_bf16(values: Block, out: Raw) -> bool:
 def _pointers(raws: Sequence[Raw]) -> Pointers | None:
     """Return where the numbers begin; None where they are not aligned."""
     addresses = np.array([raw.ctypes.data for raw in raws], np.uint64)
-    return None if (addresses % raws[0].itemsize).any() else Pointers(addresses, raws[0].dtype)
+    # The compiler has no halves: their patterns are read.
+    kind = np.dtype(np.uint16) if raws[0].dtype == np.float16 else raws[0].dtype
+    return None if (addresses % kind.itemsize).any() else Pointers(addresses, kind)
 
 
 @compiled
@@ -59,6 +61,22 @@ def _values_of_bf16(pointers: Any, bits: Raw, out: Block) -> bool:
             number = np.uint32(raw[i]) << np.uint32(16)
             wild |= np.uint32((number & EXPONENT) == EXPONENT)
             line[i] = number
+    return bool(wild == 0)
+
+
+@compiled
+def _values_of_f16(pointers: Any, bits: Raw, out: Block) -> bool:
+    """See `read_values`; fraction and exponent go where float32 has them, then the exponent's bias is mended."""
+    wild, bias = np.uint32(0), np.float32(2.0**112)
+    for row in range(bits.shape[0]):
+        raw, line, numbers = pointers[row], bits[row], out[row]
+        for i in range(line.shape[0]):
+            pattern = np.uint32(raw[i])
+            size = pattern & np.uint32(0x7FFF)
+            wild |= np.uint32(size >= np.uint32(0x7C00))
+            line[i] = (size << np.uint32(13)) | ((pattern & np.uint32(0x8000)) << np.uint32(16))
+        for i in range(line.shape[0]):
+            numbers[i] = numbers[i] * bias
     return bool(wild == 0)
 
 
@@ -95,6 +113,17 @@ def _deltas_of_bf16(pointers: Any, base: Block, bits: Raw, out: Block) -> bool:
 
 
 @compiled
+def _deltas_of_f16(pointers: Any, base: Block, bits: Raw, out: Block) -> bool:
+    """See `read_deltas` and `_values_of_f16`."""
+    fine = _values_of_f16(pointers, bits, out)
+    for row in range(out.shape[0]):
+        line = out[row]
+        for i in range(line.shape[0]):
+            line[i] = line[i] - base[i]
+    return fine
+
+
+@compiled
 def _deltas_of_f32(pointers: Any, base: Block, bits: Raw, out: Block) -> bool:
     """See `read_deltas`."""
     wild = np.uint32(0)
@@ -124,8 +153,16 @@ def _to_bf16(bits: Raw, out: Raw) -> bool:
     return bool(wild == 0)
 
 
-VALUES: dict[str, Callable[[Pointers, Raw, Block], bool]] = {"BF16": _values_of_bf16, "F32": _values_of_f32}
-DELTAS: dict[str, Callable[[Pointers, Block, Raw, Block], bool]] = {"BF16": _deltas_of_bf16, "F32": _deltas_of_f32}
+VALUES: dict[str, Callable[[Pointers, Raw, Block], bool]] = {
+    "BF16": _values_of_bf16,
+    "F16": _values_of_f16,
+    "F32": _values_of_f32,
+}
+DELTAS: dict[str, Callable[[Pointers, Block, Raw, Block], bool]] = {
+    "BF16": _deltas_of_bf16,
+    "F16": _deltas_of_f16,
+    "F32": _deltas_of_f32,
+}
 
 
 @compiled

@@ -18,7 +18,12 @@ GLIMPSE = 1 << 18
 
 
 def tied_names(
-    reference: Source, experts: Sequence[Source], names: Sequence[Mapping[str, str]], scope: Sequence[str]
+    reference: Source,
+    experts: Sequence[Source],
+    names: Sequence[Mapping[str, str]],
+    scope: Sequence[str],
+    *,
+    glimpse: bool = False,
 ) -> dict[str, str]:
     """Return, for each second name of a tied table of tokens, the name under which it is merged.
 
@@ -30,6 +35,7 @@ def tied_names(
         experts: the others.
         names: for each expert, its own name of every canonical one.
         scope: canonical names of what is fused.
+        glimpse: compare the first entries only.
     """
     specs = [reference.specs[name] for name in scope]
     alike: dict[tuple[str, tuple[int, ...]], list[TensorSpec]] = {}
@@ -44,7 +50,7 @@ def tied_names(
         kept = next((spec for spec in tables if spec.name.split(".")[-2:-1] == ["shared"]), tables[0])
         others = group if not _says_untied(reference.config) else tables
         for spec in others:
-            if spec is not kept and _one(kept.name, spec.name, reference, experts, names):
+            if spec is not kept and _one(kept.name, spec.name, reference, experts, names, glimpse):
                 found[spec.name] = kept.name
     return found
 
@@ -57,17 +63,22 @@ def _says_untied(config: Mapping[str, object]) -> bool:
 
 
 def _one(
-    kept: str, other: str, reference: Source, experts: Sequence[Source], names: Sequence[Mapping[str, str]]
+    kept: str,
+    other: str,
+    reference: Source,
+    experts: Sequence[Source],
+    names: Sequence[Mapping[str, str]],
+    glimpse: bool,
 ) -> bool:
     pairs = [(reference, kept, other), *((e, own[kept], own[other]) for e, own in zip(experts, names, strict=True))]
     stored = [(source, one, two) for source, one, two in pairs if one in source.specs and two in source.specs]
-    return all(_same_bytes(source, one, two) for source, one, two in stored)
+    return all(_same_bytes(source, one, two, glimpse) for source, one, two in stored)
 
 
-def _same_bytes(source: Source, one: str, two: str) -> bool:
+def _same_bytes(source: Source, one: str, two: str, glimpse: bool) -> bool:
     if source.specs[one][1:3] != source.specs[two][1:3]:
         return False
-    size = source.specs[one].size
+    size = min(source.specs[one].size, GLIMPSE) if glimpse else source.specs[one].size
     for start in range(0, size, GLIMPSE):
         stop = min(start + GLIMPSE, size)
         first, second = (np.frombuffer(source.read(name, start, stop), np.uint8) for name in (one, two))

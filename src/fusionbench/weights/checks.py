@@ -29,12 +29,13 @@ class Fit:
     """Second names of tied tensors that the reference stores twice, each with the name that it is merged under."""
 
 
-def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") -> Fit:
+def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "", glimpse: bool = False) -> Fit:
     """Hold every expert against the reference (the base, or the first expert where a method needs no base).
 
     Args:
         reference: the checkpoint whose names are canonical.
         experts: the others, by name.
+        glimpse: look at the first entries only of tables that may be one, for an answer in a second.
         tower: prefix of what is fused; the rest comes from the reference. Where a family names heads of classifiers,
             those of the experts belong to their tasks and are left out. So are tensors that a family's models do not
             use, such as a pooling layer of the base's, where some expert lacks them.
@@ -52,7 +53,7 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "") ->
     if not scope:
         raise IncompatibleModels(f"{reference.label} has no tensor under {tower!r}, the part that this family fuses.")
     aligned = [_align(reference, expert, scope) for expert in experts.values()]
-    aliases = tied_names(reference, [*experts.values()], [names for names, _ in aligned], scope)
+    aliases = tied_names(reference, [*experts.values()], [names for names, _ in aligned], scope, glimpse=glimpse)
     for (name, expert), (own, note) in zip(experts.items(), aligned, strict=True):
         problems += _architecture(reference, name, expert)
         names = with_aliases(own, aliases, expert.specs)

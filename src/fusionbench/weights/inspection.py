@@ -47,7 +47,7 @@ def inspect(sources: Sequence[Source], *, tower: str = "") -> Inspection:
     notes: tuple[str, ...] = ()
     if others:
         try:
-            notes = fit(base, others, tower=tower).notes
+            notes = fit(base, others, tower=tower, glimpse=True).notes
         except IncompatibleModels as error:
             misfits = str(error).splitlines()
             notes = tuple(getattr(error, "__notes__", ()))

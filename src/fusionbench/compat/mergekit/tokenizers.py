@@ -43,6 +43,9 @@ def read_vocabulary(
         return {}
     name = str(wanted) if wanted in ("union", "base") else _name(wanted, path, base, experts, problems)
     tokens = given.get("tokens") or {}
+    if not isinstance(tokens, Mapping):
+        problems.append(f"tokenizer.tokens should map tokens to rules, it is {tokens!r}.")
+        return {}
     rules = {str(t): _rule(rule, f"tokenizer.tokens.{t}", base, experts, problems) for t, rule in tokens.items()}
     notes.append(f"{path}: {name} → vocabulary: rows of embeddings are brought together by token, one row a token.")
     found: dict[str, JSON] = {"source": name, "padding": "drop"}
