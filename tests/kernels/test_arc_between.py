@@ -9,7 +9,8 @@ import torch
 
 from fusing import plan_for
 from fusionbench.errors import ConfigError
-from fusionbench.kernels.arc_between import ARC_BETWEEN, coefficients, share_between
+from fusionbench.kernels.angles import arc
+from fusionbench.kernels.arc_between import ARC_BETWEEN, share_between
 from fusionbench.parameters import check
 from fusionbench.registry import methods
 from fusionbench.weights.engine import run_plan
@@ -73,13 +74,13 @@ def test_two_task_vectors_at_a_right_angle_by_hand() -> None:
 
 def test_the_line_is_taken_above_a_cosine_and_where_a_vector_is_zero() -> None:
     near = np.array([[1.0, 0.9], [0.9, 1.0]])
-    assert coefficients(near, 0.25, 0.5, "line") == (0.75, 0.25)
+    assert arc(near, 0.25, "line", 0.5) == (0.75, 0.25)
     angle = math.acos(0.9)
     bent = (math.sin(0.75 * angle) / math.sin(angle), math.sin(0.25 * angle) / math.sin(angle))
-    assert coefficients(near, 0.25, 0.95, "line") == pytest.approx(bent)
+    assert arc(near, 0.25, "line", 0.95) == pytest.approx(bent)
     zero = np.array([[0.0, 0.0], [0.0, 1.0]])
-    assert coefficients(zero, 0.5, 1.0, "line") == (0.5, 0.5)
-    assert coefficients(zero, 0.5, 1.0, "arc") == pytest.approx((math.sqrt(0.5),) * 2)
+    assert arc(zero, 0.5, "line", 1.0) == (0.5, 0.5)
+    assert arc(zero, 0.5, "arc", 1.0) == pytest.approx((math.sqrt(0.5),) * 2)
 
 
 @pytest.mark.parametrize(("weights", "words"), [((1.0,), "exactly two experts, got 1"), ((1.0, -1.0), "sum to zero")])

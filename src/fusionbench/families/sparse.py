@@ -1,11 +1,16 @@
-"""The configuration of a Mixtral that is made of a dense Llama or Mistral."""
+"""A Mixtral that is made of a dense Llama or Mistral: its configuration, and what its maps are called."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from fusionbench.errors import ConfigError
 
 DENSE = ("llama", "mistral")
+DENSE_MLP = re.compile(r"^(.*\.layers\.(\d+)\.)mlp\.((?:gate|up|down)_proj\.weight)$")
+"""A map of a dense MLP: what stands before it, its layer, and which one it is."""
+PARTS = {"gate_proj.weight": "w1.weight", "down_proj.weight": "w2.weight", "up_proj.weight": "w3.weight"}
+"""A dense MLP's maps, and what the same are called in a Mixtral's files."""
 SHARED = (
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "hidden_act", "max_position_embeddings", "initializer_range", "rms_norm_eps", "use_cache",

@@ -42,15 +42,16 @@ def check_several(experts: int) -> None:
         raise ConfigError("model_stock needs two experts or more: with one there is no angle. Add an expert.")
 
 
-def arc(inner: Numbers, t: float, zero_norm: str) -> tuple[float, float]:
+def arc(inner: Numbers, t: float, zero_norm: str, straight: float = STRAIGHT) -> tuple[float, float]:
     """Return the coefficients of two vectors at share t of the arc between them, from their inner products `(2, 2)`.
 
-    As `methods._sphere.arc` has them, whose sines may differ in the last place.
+    As `methods._sphere.arc` has them, whose sines may differ in the last place. Beyond the cosine
+    `straight` the chord is taken.
     """
     size = math.sqrt(inner[0, 0]) * math.sqrt(inner[1, 1])
     cosine = inner[0, 1] / size if size > 0 else float(zero_norm == "line")
     cosine = min(max(cosine, -1.0), 1.0)
-    if abs(cosine) > STRAIGHT or 1 - cosine * cosine <= 1e-16:
+    if abs(cosine) > straight or 1 - cosine * cosine <= 1e-16:
         return 1 - t, t
     angle = math.acos(cosine)
     return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)

@@ -1,6 +1,5 @@
 """The arc between two experts, or between what they changed: NuSLERP of whole tensors, as inner products and a sum."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,8 +7,9 @@ import numpy as np
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, Place, Scan, State, Visit
+from fusionbench.kernels.angles import arc
 from fusionbench.kernels.compiled_tiles import weighted_sum
-from fusionbench.kernels.moments import Numbers, products
+from fusionbench.kernels.moments import products
 
 Coefficients = Mapping[str, tuple[float, float]]
 
@@ -30,20 +30,6 @@ def share_between(weights: Sequence[float]) -> float:
     return second / (first + second)
 
 
-def coefficients(inner: Numbers, t: float, straight: float, zero_norm: str) -> tuple[float, float]:
-    """Return the factors of two vectors at share t of the arc between them, from their inner products `(2, 2)`.
-
-    As `methods._sphere.arc` has them, whose sines may differ in the last place.
-    """
-    size = math.sqrt(inner[0, 0]) * math.sqrt(inner[1, 1])
-    cosine = inner[0, 1] / size if size > 0 else float(zero_norm == "line")
-    cosine = min(max(cosine, -1.0), 1.0)
-    if abs(cosine) > straight or 1 - cosine * cosine <= 1e-16:
-        return 1 - t, t
-    angle = math.acos(cosine)
-    return math.sin((1 - t) * angle) / math.sin(angle), math.sin(t * angle) / math.sin(angle)
-
-
 def _ends(inputs: Block) -> Block:
     """Return the experts' rows, less the base's where it is there; they are overwritten."""
     if len(inputs) == 3:
@@ -58,7 +44,7 @@ def _arcs(scan: Scan, at: Mapping[str, Mapping[str, Any]], **parameters: Any) ->
         return scan(lambda state, place, inputs: visit(state, place, _ends(inputs)))
 
     return {
-        name: coefficients(inner, shares[name], at[name]["straight"], at[name]["zero_norm"])
+        name: arc(inner, shares[name], at[name]["zero_norm"], at[name]["straight"])
         for name, inner in products(seen_from_base).items()
     }
 

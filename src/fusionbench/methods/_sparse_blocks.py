@@ -1,6 +1,5 @@
-"""From the MLPs of a dense Llama or Mistral to the sparse blocks of a Mixtral, by the names of their tensors."""
+"""From the MLPs of a dense model to sparse blocks of experts, by the names that the family gives their tensors."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -8,14 +7,12 @@ import torch
 from torch import Tensor
 
 from fusionbench.errors import ConfigError, MissingPart
+from fusionbench.families.sparse import DENSE_MLP, PARTS
 from fusionbench.merge import Pool
 from fusionbench.mixing.sites import ModuleSite, Replacement
 from fusionbench.parameters import Range
 from fusionbench.weights.plan import seed_of
 
-_MLP = re.compile(r"^(.*\.layers\.(\d+)\.)mlp\.((?:gate|up|down)_proj\.weight)$")
-PARTS = {"gate_proj.weight": "w1.weight", "down_proj.weight": "w2.weight", "up_proj.weight": "w3.weight"}
-"""A dense MLP's maps, and what the same are called in a Mixtral's files."""
 Tensors = Mapping[str, Tensor]
 Deviation = Annotated[float, Range(0)]
 
@@ -29,7 +26,7 @@ def dense_mlps(pool: Pool, *, method: str, seed: int = 0) -> list[ModuleSite]:
     held: dict[int, dict[str, str]] = {}
     places = {}
     for name in pool.reference.specs:
-        if match := _MLP.match(name):
+        if match := DENSE_MLP.match(name):
             number = int(match[2])
             held.setdefault(number, {})[match[3]] = name
             places[number] = match[1]
