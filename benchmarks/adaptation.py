@@ -25,13 +25,12 @@ from record import write_record
 HERE = Path(__file__).parent
 OURS: dict[str, dict[str, Any]] = {
     "adamerging": {"method": "adamerging", "batches": 1},
-    "adamerging, 4 images at once": {"method": "adamerging", "batches": 1, "together": 4},
     "adamerging, bfloat16 deltas": {"method": "adamerging", "batches": 1, "deltas": "bfloat16"},
-    "adamerging, bfloat16 deltas, 8 at once": {
+    "adamerging, bfloat16 deltas, 4 at once": {
         "method": "adamerging",
         "batches": 1,
         "deltas": "bfloat16",
-        "together": 8,
+        "together": 4,
     },
     "adamerging, deltas on disk": {"method": "adamerging", "batches": 1, "deltas": "disk"},
     "concrete_task_arithmetic": {"method": "concrete_task_arithmetic"},

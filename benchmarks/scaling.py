@@ -2,6 +2,7 @@
 
 The checkpoints are made: tensors of 2^24 bfloat16 numbers, a quarter of each random, the rest a hole in the file, so
 that 16 GB take 4 GB of disk. Each merge is a whole process; anonymous memory is what mapped files do not account for.
+Before each, `fusionbench plan` says what it will take: its error is printed and recorded beside the time.
 
     python benchmarks/scaling.py --record docs/results/scaling.json --plot docs/images/scaling.png
 """
@@ -11,6 +12,7 @@ import json
 import os
 import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -23,6 +25,8 @@ from record import write_record
 WIDTH = 4096
 TENSOR = 2 * WIDTH * WIDTH
 SHARD = 2_000_000_000
+RANDOM = 4
+"""One in so many entries of a tensor is a random number, the others are zero and a hole in the file."""
 METHODS = {"task_arithmetic": ["method.scale=0.3"], "ties": ["method.density=0.2"]}
 
 
@@ -64,7 +68,7 @@ def _order(row: dict[str, Any]) -> tuple[str, int, float]:
 
 def _measured(scratch: Path, gigabytes: float, experts: int, options: argparse.Namespace) -> list[dict[str, Any]]:
     tensors = max(1, round(gigabytes * 1e9 / TENSOR))
-    needed = tensors * TENSOR * (1 + (experts + 1) / 4)
+    needed = tensors * TENSOR * (1 + (experts + 1) / RANDOM)
     if needed > shutil.disk_usage(scratch).free:
         sys.exit(f"{gigabytes} GB with {experts} experts needs {needed:,.0f} bytes of disk.")
     folders = [scratch / f"m{number}" for number in range(experts + 1)]
@@ -73,12 +77,12 @@ def _measured(scratch: Path, gigabytes: float, experts: int, options: argparse.N
     rows = []
     for method in options.methods.split(","):
         out = scratch / "out"
-        command = [str(Path(sys.executable).with_name("fusionbench")), "merge", f"base={folders[0]}"]
-        command += [f"experts.e{i}={folder}" for i, folder in enumerate(folders[1:])]
-        command += [f"method={method}", *METHODS[method], "--out", str(out)]
-        figures = measure(command, log=scratch / "log")
+        asked = recipe(folders, method)
+        expected = forecast(asked, out)
+        figures = measure([*PROGRAM, "merge", *asked, "--out", str(out)], log=scratch / "log")
         shutil.rmtree(out)
         row = {"method": method, "experts": experts, "gigabytes": tensors * TENSOR / 1e9, **figures._asdict()}
+        row |= {"forecast": expected, "error": expected / figures.wall - 1}
         rows.append(row)
         print(json.dumps(row), flush=True)
     for folder in folders:
@@ -86,11 +90,27 @@ def _measured(scratch: Path, gigabytes: float, experts: int, options: argparse.N
     return rows
 
 
-def make(folder: Path, number: int, tensors: int) -> None:
-    """Write a model of so many tensors, `number` 0 for the base."""
+PROGRAM = [str(Path(sys.executable).with_name("fusionbench"))]
+
+
+def recipe(folders: list[Path], method: str) -> list[str]:
+    """Return the overrides of a merge of the first folder and its experts."""
+    experts = [f"experts.e{i}={folder}" for i, folder in enumerate(folders[1:])]
+    return [f"base={folders[0]}", *experts, f"method={method}", *METHODS[method]]
+
+
+def forecast(asked: list[str], out: Path) -> float:
+    """Return the seconds that `fusionbench plan` expects of a merge."""
+    said = subprocess.run([*PROGRAM, "plan", *asked, "--out", str(out), "--json"], capture_output=True, check=True)
+    (found,) = json.loads(said.stdout).values()
+    return float(next(iter(found["devices"].values()))["seconds"])
+
+
+def make(folder: Path, number: int, tensors: int, random: int = RANDOM) -> None:
+    """Write a model of so many tensors, `number` 0 for the base; one entry in `random` is no hole."""
     folder.mkdir()
     rng = np.random.default_rng(0)
-    values = rng.standard_normal(TENSOR // 8, dtype=np.float32) * 0.02
+    values = rng.standard_normal(TENSOR // 2 // random, dtype=np.float32) * 0.02
     if number:
         values += np.random.default_rng(number).standard_normal(len(values), dtype=np.float32) * 0.002
     block = (values.view(np.uint32) >> 16).astype(np.uint16).tobytes()

@@ -1,10 +1,9 @@
 """Tables of methods that look at data, on every family and over suite seeds, from the records of benchmarks/."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 from family_results import spread
+from result_files import origin, read
 
 LAYER, PLUS = "adamerging (granularity=layer, plus_plus=False", "adamerging (granularity=layer, plus_plus=True"
 CONCRETE = "concrete_adamerging (granularity=layer"
@@ -21,12 +20,11 @@ EXPECTED = (
     ("smile (k=0", "smile (k=16"),
 )
 """Orders that the papers lead one to expect, by how the rows' labels begin."""
-RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 
 
-def families_by_methods(origin: Any) -> str:
+def families_by_methods() -> str:
     """Return a row a method and a column a suite; a cell without a value points at the reason below the table."""
-    record = json.loads((RESULTS / "families-by-methods.json").read_text())
+    record = read("families-by-methods")
     suites = record["values"]["suites"]
     reasons: dict[str, str] = {}
 
@@ -53,9 +51,9 @@ def families_by_methods(origin: Any) -> str:
     )
 
 
-def seeds_table(name: str, origin: Any) -> str:
+def seeds_table(name: str) -> str:
     """Return a row a method, its mean over suite seeds with the standard error, and each seed's average."""
-    record = json.loads((RESULTS / f"{name}.json").read_text())
+    record = read(name)
     rows = record["values"]["rows"]
     lines = ["| method | average | by seed |", "|---|---|---|"]
     for row in rows:

@@ -74,6 +74,7 @@ def _remarks(row: Row) -> list[str]:
     said += [f"other keys: {_code(row.settings)}"] if row.settings else []
     said += [f"on the stand-in: {_code(row.stand_in_params)}"] if row.stand_in_params else []
     said += [f"cannot be run on the papers' suite: {row.unavailable}"] if row.unavailable else []
+    said += [f"cannot be run on the stand-in: {row.no_stand_in}"] if row.no_stand_in else []
     said += [] if row.printed else ["no paper prints this row"]
     return said
 
@@ -113,14 +114,19 @@ def claim_lines(experiment: Experiment) -> list[str]:
     pairs: dict[str, list[str]] = {}
     for claim in experiment.claims:
         below = claim.at if claim.lower_at is None else claim.lower_at
-        higher = _place(claim.higher, claim.column, claim.at)
-        lower = _place(claim.lower, claim.lower_column or claim.column, below)
+        less = "" if claim.less is None else f" − *{claim.less}*"
+        there = "" if claim.lower_in is None else f" of [`{claim.lower_in}`]({claim.lower_in}.md)"
+        higher = _place(claim.higher, claim.column, claim.at) + less
+        lower = _place(claim.lower, claim.lower_column or claim.column, below) + less + there
         pairs.setdefault(claim.text, []).append(f"{higher} > {lower}")
     return [f"- {text} Held to: {'; '.join(found)}." for text, found in pairs.items()]
 
 
 def varied_lines(experiment: Experiment) -> list[str]:
-    said = []
+    """Return what varies, what values are divided by, and what holds of all recipes on the papers' suite."""
+    said = [f"On the papers' suite: {_code(experiment.settings)}."] if experiment.settings else []
+    if experiment.relative_to is not None:
+        said.append(f"Values are also divided by those of *{experiment.relative_to}*, task by task.")
     for key, values in experiment.vary.items():
         shown = "the number of merged experts (in the order of the list above)" if key == FIRST else f"`{key}`"
         said.append(f"Varied: {shown}: {', '.join('none' if value is None else str(value) for value in values)}.")

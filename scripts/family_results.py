@@ -1,18 +1,17 @@
 """The table suite × row over several suite seeds, from the record of benchmarks/families.py."""
 
-import json
 import statistics
-from pathlib import Path
 from typing import Any
 
-RECORD = Path(__file__).resolve().parents[1] / "docs" / "results" / "families-small.json"
+from result_files import origin, read
+
 SHORT = {"traditional_mtl": "MTL", "simple_average": "average", "task_arithmetic": "task arithmetic", "ties": "TIES"}
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], digits: int = 3) -> str:
     """Return the mean and, of several values, the standard error: their deviation (n − 1) over √n."""
-    mean = f"{statistics.fmean(values):.3f}"
-    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else mean
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}" if len(values) > 1 else mean
 
 
 def table(suites: dict[str, Any], value: str) -> str:
@@ -31,7 +30,7 @@ def table(suites: dict[str, Any], value: str) -> str:
 def results(record: dict[str, Any]) -> str:
     """Return both tables, with what they say and where they come from."""
     suites = record["values"]["suites"]
-    made = f"`{record['command']}`, {record['date']}, commit {record['commit']}, {record['machine']['cores']} cores."
+    made = origin(record)
     return "\n".join([
         "Mean over the tasks of the share of each expert's own score (`normalized`; of errors the inverse share):",
         "", table(suites, "normalized"), "",
@@ -42,4 +41,4 @@ def results(record: dict[str, Any]) -> str:
 
 
 def families_results() -> str:
-    return results(json.loads(RECORD.read_text()))
+    return results(read("families-small"))

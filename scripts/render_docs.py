@@ -9,22 +9,24 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import adaptive_results
 import experiment_pages
 import experiments_table
 import family_parts
 import family_results
+import method_numbers
 import pictures
+import scale_records
+import side_by_side
 import throughput
+from result_files import origin, read
 
 import reference
 from fusionbench.registry import methods
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- begin: (?P<name>[^>]+?) -->\n.*?<!-- end -->", re.DOTALL)
-RESULTS = ROOT / "docs" / "results"
 
 
 def parameters_table(name: str) -> str:
@@ -40,14 +42,8 @@ def parameters_table(name: str) -> str:
     return "\n".join(lines)
 
 
-def origin(record: dict[str, Any]) -> str:
-    """Return where the figures of a record come from."""
-    machine = record["machine"]
-    return f"`{record['command']}`, {record['date']}, commit {record['commit']}, {machine['cores']} cores."
-
-
 def results_table(name: str) -> str:
-    record = json.loads((RESULTS / f"{name}.json").read_text())
+    record = read(name)
     rows = record["values"]["rows"]
     tasks = list(rows[0]["tasks"])
     lines = ["| method | " + " | ".join(tasks) + " | average |", "|---" * (len(tasks) + 2) + "|"]
@@ -58,7 +54,7 @@ def results_table(name: str) -> str:
 
 
 def merge_table(name: str = "merge") -> str:
-    record = json.loads((RESULTS / f"{name}.json").read_text())
+    record = read(name)
     known = ("fusionbench", "mergekit", "fusion-bench", "sd-mecha")
     tools = [t for t in known if any(t in found for found in record["values"]["methods"].values())]
     head = " | ".join(f"{tool}: s, MB" for tool in tools)
@@ -71,19 +67,6 @@ def merge_table(name: str = "merge") -> str:
     return "\n".join([*lines, "", f"Seconds of the whole process and peak anonymous memory, medians. {origin(record)}"])
 
 
-def scaling_table() -> str:
-    record = json.loads((RESULTS / "scaling.json").read_text())
-    lines = [
-        "| method | experts | GB of a model | s | s of CPU | MB of anonymous memory |",
-        "|---" * 6 + "|",
-    ]
-    for row in record["values"]["rows"]:
-        cells = (row["method"], row["experts"], f"{row['gigabytes']:.2f}", f"{row['wall']:.1f}", f"{row['cpu']:.1f}",
-                 f"{row['anonymous']:.0f}")  # fmt: skip
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join([*lines, "", f"Whole processes. {origin(record)}"])
-
-
 BLOCKS: dict[str, Callable[[], str]] = {
     "methods": lambda: reference.methods_table("docs/methods/"),
     "methods index": lambda: reference.methods_table(""),
@@ -92,7 +75,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "family parts": family_parts.parts_table,
     "family results": family_results.families_results,
     "throughput": throughput.throughput_table,
-    "families by methods": lambda: adaptive_results.families_by_methods(origin),
+    "families by methods": adaptive_results.families_by_methods,
     "families readme": reference.families_table,
     "suites": lambda: reference.suites_table(""),
     "experiments": experiments_table.experiments_table,
@@ -105,13 +88,19 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "merge benchmark": merge_table,
     "merge long": lambda: merge_table("merge-long"),
     "merge ties": lambda: merge_table("merge-ties"),
-    "merge scaling": scaling_table,
+    "merge scaling": scale_records.scaling_table,
+    "beyond memory": scale_records.beyond_memory_table,
+    "many tensors": scale_records.many_tensors_table,
+    "dispatch": scale_records.dispatch_table,
+    "mixing benchmark": side_by_side.mixing_table,
+    "adaptation benchmark": side_by_side.adaptation_table,
+    "sources of numbers": method_numbers.note,
 }
 
 
 def answer_table(name: str) -> str:
     """Return an experiment's averages beside the printed ones."""
-    record = json.loads((RESULTS / f"answer-{name}.json").read_text())
+    record = read(f"answer-{name}")
     lines = ["| row | average here | printed |", "|---|---|---|"]
     lines += [f"| {row['label']} | {row['average']:.1f} | {row['printed']:.1f} |" for row in record["values"]["rows"]]
     return "\n".join([*lines, "", f"Accuracy in %. {origin(record)}"])
@@ -120,8 +109,9 @@ def answer_table(name: str) -> str:
 NAMED: dict[str, Callable[[str], str]] = {
     "parameters": parameters_table,
     "table": results_table,
-    "seeds": lambda name: adaptive_results.seeds_table(name, origin),
+    "seeds": adaptive_results.seeds_table,
     "answer": answer_table,
+    "numbers": method_numbers.numbers,
 }
 
 

@@ -1,10 +1,9 @@
 """The table of throughput against bare PyTorch loops, from the record of benchmarks/throughput.py."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-RECORD = Path(__file__).resolve().parents[1] / "docs" / "results" / "throughput.json"
+from result_files import origin, read
+
 CLOCKS = {"wall": "Wall time", "cpu": "CPU time of the process, on a machine on which others worked"}
 
 
@@ -18,10 +17,9 @@ def table(record: dict[str, Any]) -> str:
             for what in ("evaluation", "training")
         ]
         lines.append(f"| `{suite}`, {row['task']} | " + " | ".join(cells) + " |")
-    made = f"`{record['command']}`, {record['date']}, commit {record['commit']}, {record['machine']['cores']} cores."
     note = f"Examples a second, {values['threads']} threads, size `{values['size']}`, training in batches of "
-    return "\n".join([*lines, "", f"{note}{values['batch']}. {CLOCKS[values['clock']]}. {made}"])
+    return "\n".join([*lines, "", f"{note}{values['batch']}. {CLOCKS[values['clock']]}. {origin(record)}"])
 
 
 def throughput_table() -> str:
-    return table(json.loads(RECORD.read_text()))
+    return table(read("throughput"))

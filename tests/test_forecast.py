@@ -45,7 +45,7 @@ def test_counts_are_those_of_the_merge_itself(models, method):
     made = merge(asked, models / "out")
     assert (expected.parameters, expected.tensors) == (made.parameters, 4)
     # How often TIES must look for its cut depends on the numbers.
-    assert abs(expected.passes - made.passes) <= (method == "ties")
+    assert abs(expected.devices["cpu"].passes - made.passes) <= (method == "ties")
     assert expected.written == made.parameters * 2
     assert expected.read == (2 if method == "slerp" else 3) * made.parameters * 2
 
@@ -56,11 +56,11 @@ def test_the_kind_of_the_output_decides_what_is_written(models):
 
 def test_a_part_of_the_model_is_rehearsed_and_scaled(models, monkeypatch):
     part = forecast(recipe(models), models / "out")
-    assert 0 < part.rehearsed < 1
-    assert part.seconds > module.START_SECONDS
+    assert 0 < part.devices["cpu"].rehearsed < 1
+    assert part.devices["cpu"].seconds > module.START_SECONDS
     monkeypatch.setattr(module, "ENTRIES", 10**6)
     whole = forecast(recipe(models), models / "out")
-    assert whole.rehearsed == 1
+    assert whole.devices["cpu"].rehearsed == 1
 
 
 def test_matrices_are_rehearsed_whole_and_long_tables_in_part(models):
@@ -76,7 +76,7 @@ def test_matrices_are_rehearsed_whole_and_long_tables_in_part(models):
 def test_methods_on_whole_tensors_are_said_to_hold_the_largest_in_every_thread(models):
     asked = recipe(models, "tsv_m", "runtime.threads=2")
     # two threads, two experts and four more of 500 × 30 entries in float32
-    assert forecast(asked, models / "out").memory >= 2 * 6 * 500 * 30 * 4
+    assert forecast(asked, models / "out").devices["cpu"].memory >= 2 * 6 * 500 * 30 * 4
 
 
 def test_nothing_is_left_behind(models):

@@ -15,6 +15,9 @@ from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.merge import merge
 from fusionbench.provenance import remake, verify
+from fusionbench.records import DataUse, Report
+from fusionbench.run import run
+from fusionbench.run.again import remake_run
 from fusionbench.weights.lock import LOCK
 
 BASE = {"w": torch.arange(6.0).reshape(2, 3), "v": torch.ones(4)}
@@ -117,9 +120,9 @@ def test_what_cannot_be_made_again_is_refused_before_anything_is_written(models)
         (None, "has no fusion.lock.json"),
         ("{", "is not JSON"),
         ("[]", "no lock of schema"),
-        ('{"schema": 2}', "no lock of schema"),
-        ('{"schema": 1, "recipe": {}, "inputs": {}, "outputs": {"a": 3}}', "is damaged"),
-        ('{"schema": 1, "recipe": {}, "inputs": {}}', "is damaged"),
+        ('{"schema": 1}', "no lock of schema"),
+        ('{"schema": 2, "recipe": {}, "inputs": {}, "outputs": {"a": 3}}', "is damaged"),
+        ('{"schema": 2, "recipe": {}, "inputs": {}}', "is damaged"),
     ],
 )
 def test_a_lock_that_cannot_be_read_is_one_clear_error(models, content, said):
@@ -153,7 +156,7 @@ def test_a_run_of_a_suite_is_not_made_again_here(models):
     lock = json.loads((folder / LOCK).read_text())
     lock["recipe"] = {"suite": {"name": "mini/clip"}, "method": {"name": "task_arithmetic"}}
     (folder / LOCK).write_text(json.dumps(lock))
-    with pytest.raises(ConfigError, match=r"fusionbench run -r"):
+    with pytest.raises(ConfigError, match=f"fusionbench reproduce {models}"):
         remake(folder)
 
 
@@ -171,7 +174,60 @@ def test_the_command_line_says_what_was_found_and_ends_with_2_where_something_ch
     assert "every byte" in capsys.readouterr().out
     assert command(monkeypatch, "remake", models / "out") == 0
     assert "every file is equal" in capsys.readouterr().out
+    assert command(monkeypatch, "reproduce", models / "out") == 0
+    assert "every file is equal" in capsys.readouterr().out
     flip(models / "out/model.safetensors", -1)
     assert command(monkeypatch, "verify", models / "out") == 2
     assert "another SHA-256" in capsys.readouterr().err
     assert command(monkeypatch, "remake", models / "out") == 2
+    assert command(monkeypatch, "reproduce", models / "out") == 2
+    assert "came out otherwise" in capsys.readouterr().err
+    assert command(monkeypatch, "reproduce", models / "base") == 2
+    assert "holds no finished run" in capsys.readouterr().err
+
+
+@pytest.fixture
+def finished(models) -> Path:
+    """The folder of a run without tasks."""
+    named = [f"base={models / 'base'}", f"experts.math={models / 'math'}", f"experts.code={models / 'code'}"]
+    return run(Recipe.load(None, [*named, "method=task_arithmetic", "runtime.threads=1"]), out=models / "run").folder
+
+
+def test_a_run_is_made_once_more_and_every_result_is_compared(models, finished, monkeypatch, capsys):
+    before = sorted(path.name for path in models.iterdir())
+    assert command(monkeypatch, "verify", finished) == 0
+    assert command(monkeypatch, "reproduce", finished) == 0
+    assert "every result is equal" in capsys.readouterr().out
+    assert sorted(path.name for path in models.iterdir()) == before
+    flip(finished / "model/model.safetensors", -1)
+    (finished / "artefacts").mkdir()
+    (finished / "artefacts/more").write_text("")
+    assert command(monkeypatch, "verify", finished) == 2
+    assert command(monkeypatch, "reproduce", finished) == 2
+    told = [line.split()[1] for line in capsys.readouterr().err.splitlines() if "otherwise" in line]
+    assert told == ["artefacts/more", "model/model.safetensors"]
+
+
+def test_another_report_is_told_but_not_what_a_search_wrote_into_it(finished):
+    report = Report.load(finished)
+    report.model_copy(update={"selected_on": DataUse(split="validation", tasks=("math",))}).save(finished)
+    assert remake_run(finished) == ()
+    report.model_copy(update={"seed": 1}).save(finished)
+    assert remake_run(finished) == ("report.json came out otherwise",)
+
+
+def test_a_run_whose_inputs_changed_is_not_made_again(models, finished):
+    save_model(models / "math", {key: value + 7 for key, value in BASE.items()}, {"model_type": "toy"})
+    with pytest.raises(CheckpointError, match=r"cannot be made again: changed since: math\.$"):
+        remake_run(finished)
+    shutil.rmtree(models / "math")
+    with pytest.raises(CheckpointError, match=r"cannot be made again: .*math"):
+        remake_run(finished)
+    assert not list(models.glob("*remade*"))
+
+
+def test_a_run_of_another_version_is_not_made_again(models, finished):
+    path = finished / "recipe.yaml"
+    path.write_text(path.read_text().replace("identity: sha256:", "identity: sha256:0", 1))
+    with pytest.raises(CheckpointError, match="its recipe or the version of a part has changed"):
+        remake_run(finished)

@@ -1,6 +1,7 @@
 """A tiny CLIP with everything that a real one's folder has, and tiny images, for tests of several packages."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,16 +17,16 @@ def noise(count: int, side: int = 32, seed: int = 0) -> NDArray[np.uint8]:
     return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
 
 
-def make_clip(folder: Path, seed: int) -> None:
-    """Write a random `CLIPModel` (32 px, patch 8, width 16), a word-level tokenizer and an image processor."""
+def make_clip(folder: Path, seed: int, tokenizer: Any = None, positions: int = 8) -> None:
+    """Write a random `CLIPModel` (32 px, patch 8, width 16), a tokenizer (of whole words) and an image processor."""
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
+    from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    tokenizer = tokenizer or _whole_words()
     tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {"vocab_size": len(WORDS), "max_position_embeddings": 8, "pad_token_id": 0, "bos_token_id": 1}
+    text = {"vocab_size": len(tokenizer), "max_position_embeddings": positions, "pad_token_id": 0, "bos_token_id": 1}
     config = CLIPConfig(
         text_config=tower | text | {"eos_token_id": 3},
         vision_config=tower | {"image_size": 32, "patch_size": 8},
@@ -39,15 +40,23 @@ def make_clip(folder: Path, seed: int) -> None:
                 # Wide enough that no tensor is all zeros or ones and that images differ in their logits.
                 torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder)
+
+
+def _whole_words() -> Any:
+    """Return a tokenizer of the few words that there are."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
     words = Tokenizer(models.WordLevel({word: number for number, word in enumerate(WORDS)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     words.post_processor = processors.TemplateProcessing(
         single="<bos> $A <eos>", special_tokens=[("<bos>", 1), ("<eos>", 3)]
     )
     special = {"pad_token": "<pad>", "bos_token": "<bos>", "unk_token": "<unk>", "eos_token": "<eos>"}
-    PreTrainedTokenizerFast(tokenizer_object=words, **special).save_pretrained(folder)
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
-    CLIPImageProcessorPil(**size, image_mean=[0.5] * 3, image_std=[0.25] * 3).save_pretrained(folder)
+    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from time import perf_counter
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from fusionbench.merge import Pool, open_pool, plan_of_recipe
 from fusionbench.registry import Entry, methods
 from fusionbench.weights.engine import run_plan
 from fusionbench.weights.headers import ITEM_BYTES, TensorSpec, as_buffer
+from fusionbench.weights.jobs import total_entries
 from fusionbench.weights.plan import Input, Plan, Step
 
 LONG_ENOUGH = 0.5
@@ -32,8 +33,29 @@ SHIFT = 997
 """Entries between the places from which two made-up sources begin to read the same numbers."""
 LINE, STRIDE = 1024, 104_729
 """How far the place moves on, an odd number, with so many entries of a tensor."""
+DRIVERS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dri/renderD128")
+"""Where Linux has accelerators; elsewhere only the recipe's device and the processor are rehearsed on."""
+FLUSH_SECONDS = 5.0
+"""After which Linux begins to put on disk what was written (`vm.dirty_writeback_centisecs`)."""
 START_SECONDS = 0.4
 """Start of the process and of its imports without torch, measured on the development machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a merge is expected to take on one device of this machine.
+
+    Attributes:
+        passes: over the inputs.
+        seconds: with the inputs in the page cache.
+        memory: bytes beside mapped files, at the peak.
+        rehearsed: share of the merge that was tried out to know.
+    """
+
+    passes: int
+    seconds: float
+    memory: int
+    rehearsed: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +66,27 @@ class Forecast:
         tensors: of the output.
         parameters: of the output.
         read: bytes of all inputs, which each pass reads once.
-        passes: over the inputs.
+        fetched: bytes of the inputs that are on the hub alone, and are downloaded first.
         written: bytes.
         free: bytes free where the output goes.
-        seconds: on this machine, with the inputs in the page cache.
-        memory: bytes beside mapped files, at the peak.
-        rehearsed: share of the merge that was tried out to know.
+        devices: the cost by device, that of the recipe first.
     """
 
     tensors: int
     parameters: int
     read: int
-    passes: int
+    fetched: int
     written: int
     free: int
-    seconds: float
-    memory: int
-    rehearsed: float
+    devices: Mapping[str, Cost]
 
 
 def forecast(recipe: Recipe, out: Path, pool: Pool | None = None) -> Forecast:
     """Return what a merge would take; no tensor of the inputs is read, and nothing is left behind.
 
     The method runs, for about two seconds, on made-up tensors with the shapes and kinds of the plan's, from memory to a
-    file beside `out`; its time is scaled by the number of entries.
+    file beside `out`; its time is scaled by the number of entries. Of models that are on the hub alone only headers are
+    fetched.
 
     Args:
         recipe: of a method that merges tensor by tensor.
@@ -77,26 +96,57 @@ def forecast(recipe: Recipe, out: Path, pool: Pool | None = None) -> Forecast:
     Raises:
         FusionBenchError: where the recipe cannot be run; see `fusionbench.merge.plan_of_recipe`.
     """
-    pool = pool or open_pool(recipe)
-    entry = methods[recipe.method.name]
-    if entry.kind != "stream":
-        raise ConfigError(f"{entry.name} does not merge tensor by tensor, so its cost is not known beforehand.")
-    plan = plan_of_recipe(recipe, pool)
-    entries = sum(step.output.size for step in plan)
+    pool = pool or open_pool(recipe, headers=True)
+    if methods[recipe.method.name].kind != "stream":
+        raise ConfigError(f"{recipe.method.name} does not merge tensor by tensor, so its cost is not known beforehand.")
+    plan = plan_of_recipe(recipe, pool, glimpse=True)
     place = _existing(out)
-    sample, seconds, passes, memory = _rehearse(plan, entry, recipe, place)
-    share = sample / entries if entries else 1.0
     return Forecast(
         tensors=len(plan.steps),
-        parameters=entries,
+        parameters=total_entries(plan),
         read=sum(spec.nbytes for source in plan.sources for spec in source.specs.values()),
-        passes=passes,
+        fetched=sum(getattr(source, "file_bytes", 0) for source in {id(s): s for s in plan.sources}.values()),
         written=sum(step.output.nbytes for step in plan),
         free=shutil.disk_usage(place).free,
-        seconds=START_SECONDS + seconds / max(share, 1e-12),
-        memory=max(memory, _held(plan, entry, recipe.runtime.threads or os.cpu_count() or 1)),
+        devices={name: _cost(plan, recipe, name, place) for name in _devices(recipe.runtime.device)},
+    )
+
+
+def _devices(asked: str) -> list[str]:
+    """Return the devices that are rehearsed on: the recipe's, then the processor and an accelerator if there is one."""
+    first = "cpu" if asked == "auto" else asked
+    found = [first, "cpu"]
+    # Asking torch takes seconds, and where no driver has made a device there is none.
+    if any(Path(driver).exists() for driver in DRIVERS):
+        import torch
+
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        found += [accelerator.type] if accelerator and not first.startswith(accelerator.type) else []
+    return [*dict.fromkeys(found)]
+
+
+def _cost(plan: Plan, recipe: Recipe, device: str, place: Path) -> Cost:
+    entry, entries = methods[recipe.method.name], total_entries(plan)
+    found = _rehearse(plan, entry, recipe, device, place)
+    share = found.entries / entries if entries else 1.0
+    working, syncing = (seconds / max(share, 1e-12) for seconds in (found.working, found.syncing))
+    return Cost(
+        passes=found.passes,
+        # What the system writes by itself meanwhile needs no waiting for at the end.
+        seconds=START_SECONDS + working + max(0.0, syncing - max(0.0, working - FLUSH_SECONDS)),
+        memory=max(found.memory, _held(plan, entry, recipe.runtime.threads)),
         rehearsed=share,
     )
+
+
+class _Rehearsal(NamedTuple):
+    """How many entries were merged, what that took, and what putting them on disk took."""
+
+    entries: int
+    working: float
+    syncing: float
+    passes: int
+    memory: int
 
 
 def _existing(out: Path) -> Path:
@@ -107,9 +157,9 @@ def _existing(out: Path) -> Path:
     return place
 
 
-def _rehearse(plan: Plan, entry: Entry, recipe: Recipe, place: Path) -> tuple[int, float, int, int]:
-    """Return entries, seconds, passes and bytes of memory of the largest rehearsal that was needed."""
-    values, runtime, total = recipe.method.params, recipe.runtime, sum(step.output.size for step in plan)
+def _rehearse(plan: Plan, entry: Entry, recipe: Recipe, device: str, place: Path) -> _Rehearsal:
+    """Return the largest rehearsal that was needed."""
+    values, runtime, total = recipe.method.params, recipe.runtime, total_entries(plan)
     wanted, warm = ENTRIES, False
     while True:
         part = _part(plan, wanted)
@@ -117,12 +167,13 @@ def _rehearse(plan: Plan, entry: Entry, recipe: Recipe, place: Path) -> tuple[in
             sink = _FileSink(part, file.fileno())
             started = perf_counter()
             passes = run_plan(part, entry, sink, values=values, threads=runtime.threads, memory=runtime.memory,
-                              device=runtime.device)  # fmt: skip
-            seconds = perf_counter() - started
-        entries = sum(step.output.size for step in part)
-        enough = seconds >= LONG_ENOUGH or entries >= min(total, LARGEST)
+                              device=device)  # fmt: skip
+            worked = perf_counter()
+            os.fsync(file.fileno())
+            found = _Rehearsal(total_entries(part), worked - started, perf_counter() - worked, passes, sink.peak)
+        enough = found.working >= LONG_ENOUGH or found.entries >= min(total, LARGEST)
         if warm and enough:
-            return entries, seconds, passes, sink.peak
+            return found
         # The first time loads kernels, which later merges find compiled.
         warm = True
         if not enough:
@@ -131,7 +182,7 @@ def _rehearse(plan: Plan, entry: Entry, recipe: Recipe, place: Path) -> tuple[in
 
 def _part(plan: Plan, wanted: int) -> Plan:
     """Return a plan of made-up tensors: steps evenly taken from the plan until they hold about `wanted` entries."""
-    total = sum(step.output.size for step in plan)
+    total = total_entries(plan)
     stride = max(1, min(total // max(wanted, 1), len(plan.steps)))
     chosen: list[Step] = []
     held = 0

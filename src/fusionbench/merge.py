@@ -1,26 +1,26 @@
 """Merge checkpoints by a recipe: open, check, plan, run, write. Torch is imported only where a method needs it."""
 
 import json
-import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from fusionbench.config import MethodConfig, Recipe, RuntimeConfig, SliceConfig, identity
+from fusionbench.config import MethodConfig, Recipe, RuntimeConfig, SliceConfig
 from fusionbench.errors import ConfigError
-from fusionbench.registry import Entry, family_serving, load_attribute, methods
+from fusionbench.merge_header import header
+from fusionbench.registry import family_serving, load_attribute, methods
 from fusionbench.weights.adapters import open_experts
 from fusionbench.weights.aliases import written_once
 from fusionbench.weights.card import write_card
 from fusionbench.weights.checks import fit
 from fusionbench.weights.collected import STATISTICS, open_statistics
 from fusionbench.weights.companions import copy_companions
-from fusionbench.weights.engine import run_plan
+from fusionbench.weights.engine import Prepared, run_plan
 from fusionbench.weights.headers import WORDS, Source
 from fusionbench.weights.jobs import Sink, total_entries
 from fusionbench.weights.lock import write_lock
 from fusionbench.weights.plan import Plan, build_plan
+from fusionbench.weights.read_back import ReadBack
 from fusionbench.weights.slices import plan_slices
 from fusionbench.weights.stacking import model_of, plan_stack
 from fusionbench.weights.tokens import vocabulary_notes
@@ -29,6 +29,9 @@ from fusionbench.weights.writer import CheckpointWriter
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much is done, and how much there is."""
+ONE_FILE = (
+    "the output is one file, which one process made: output.shard_bytes=500MB makes several, for as many processes"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,12 @@ class Merged:
     inputs: Mapping[str, str] = field(default_factory=dict)
 
 
-def open_pool(recipe: Recipe) -> Pool:
+def open_pool(recipe: Recipe, *, headers: bool = False) -> Pool:
     """Open the base and the experts that a recipe names; headers are checked, tensors are not read.
+
+    Args:
+        recipe: it names at least one expert.
+        headers: fetch only the headers of models that are on the hub alone, to plan what is not downloaded.
 
     Raises:
         CheckpointError: where a model is missing or damaged.
@@ -87,7 +94,7 @@ def open_pool(recipe: Recipe) -> Pool:
         )
     # A default is no choice: (IA)³ asks for one.
     space = recipe.space if "space" in recipe.model_fields_set else None
-    pool = Pool(*open_experts(recipe.base, recipe.experts, space), family=recipe.family)
+    pool = Pool(*open_experts(recipe.base, recipe.experts, space, headers=headers), family=recipe.family)
     if recipe.vocabulary is not None:
         base, experts, shared = share_vocabulary(pool.base, pool.experts, recipe.vocabulary)
         pool = replace(pool, base=base, experts=experts, vocabulary=shared)
@@ -122,9 +129,10 @@ def tower_of(source: Source, family: str = "auto") -> str:
 
 
 def plan_of(
-    pool: Pool, method: MethodConfig, *, seed: int = 0, batch_norm: str = "average", dtype: str = "base"
-) -> Plan:
-    """Return the plan of a stream method on opened models.
+    pool: Pool, method: MethodConfig, *, seed: int = 0, batch_norm: str = "average", dtype: str = "base",
+    glimpse: bool = False,
+) -> Plan:  # fmt: skip
+    """Return the plan of a stream method on opened models; with `glimpse` tables that may be tied are not read whole.
 
     Raises:
         ConfigError: where the method is of another kind, or needs a base that is not there.
@@ -149,7 +157,7 @@ def plan_of(
     plan = build_plan(
         pool.base,
         pool.experts,
-        fit(pool.reference, pool.experts, tower=pool.tower),
+        fit(pool.reference, pool.experts, tower=pool.tower, glimpse=glimpse),
         method=entry.name,
         parameters=entry.parameters,
         values=method.params,
@@ -166,11 +174,11 @@ def plan_of(
     return plan
 
 
-def plan_of_recipe(recipe: Recipe, pool: Pool) -> Plan:
+def plan_of_recipe(recipe: Recipe, pool: Pool, *, glimpse: bool = False) -> Plan:
     """Return the plan of a recipe on its opened models, slice by slice where it has slices; see `plan_of`."""
     method, dtype = recipe.method, recipe.output.dtype
     if recipe.slices is None:
-        plan = plan_of(pool, method, seed=recipe.seed, batch_norm=recipe.batch_norm, dtype=dtype)
+        plan = plan_of(pool, method, seed=recipe.seed, batch_norm=recipe.batch_norm, dtype=dtype, glimpse=glimpse)
     else:
         plan = _plan_of_slices(recipe, recipe.slices, pool)
     if pool.vocabulary is not None:
@@ -203,8 +211,9 @@ def silent(what: str, done: int, total: int) -> None:
 
 
 def merge(
-    recipe: Recipe, folder: Path, progress: Progress = silent, pool: Pool | None = None, *, digest: bool = False
-) -> Merged:
+    recipe: Recipe, folder: Path, progress: Progress = silent, pool: Pool | None = None, *, digest: bool = False,
+    in_parts: bool = False,
+) -> Merged:  # fmt: skip
     """Write the merged model of a recipe to `folder`, in the base's layout, whole or not at all.
 
     Args:
@@ -212,7 +221,10 @@ def merge(
         folder: must not exist.
         progress: told how many entries are done.
         pool: the recipe's models where they are opened already.
-        digest: put the SHA-256 of every input and output file into the lock, not only samples of them.
+        digest: read all that was written again and compare it, and put the SHA-256 of every input and output file into
+            the lock, not only samples of them.
+        in_parts: let the processes of `runtime.launcher` make the output's files; the recipe alone says what the
+            models are. The bytes are the same.
 
     Raises:
         FusionBenchError: for every mistake of the user; nothing is left behind.
@@ -222,7 +234,7 @@ def merge(
     if recipe.output.format == "lora":
         from fusionbench.merge_lora import merge_lora
 
-        return merge_lora(recipe, folder, progress, pool, digest=digest)
+        return merge_lora(recipe, folder, progress, pool, digest=digest, in_parts=in_parts)
     plan = plan_of_recipe(recipe, pool)
     entry = methods[recipe.method.name]
     inputs = pool.fingerprints()
@@ -246,14 +258,24 @@ def merge(
         shard_bytes=recipe.output.shard_bytes,
         finish=finish,
         key=about["identity"],
+        in_parts=in_parts,
     ) as writer:
-        passes = run_recipe_plan(plan, recipe.method, recipe.runtime, writer, progress, finished=writer.finished)
-    return Merged(folder, sum(s.size for s in outputs), writer.total_bytes, passes, plan.notes, inputs)
+        if in_parts:
+            from fusionbench.merge_in_parts import run_in_parts
+
+            passes = run_in_parts(recipe, about, plan, writer, progress, verify=digest)
+        else:
+            sink = ReadBack(writer) if digest else writer
+            passes = run_recipe_plan(plan, recipe.method, recipe.runtime, sink, progress, finished=writer.finished)
+            if isinstance(sink, ReadBack):
+                sink.compare()
+    notes = (*plan.notes, *([ONE_FILE] if in_parts and len(writer.layout.shards) == 1 else []))
+    return Merged(folder, sum(s.size for s in outputs), writer.total_bytes, passes, notes, inputs)
 
 
 def run_recipe_plan(
     plan: Plan, method: MethodConfig, runtime: RuntimeConfig, sink: Sink, progress: Progress = silent, *,
-    finished: Collection[str] = (),
+    finished: Collection[str] = (), prepared: Prepared | None = None,
 ) -> int:  # fmt: skip
     """Run a plan as a recipe asks, but for `finished` outputs, to disk or memory; return how often inputs were read."""
     plan, sink, finished = written_once(plan, sink, finished)
@@ -274,23 +296,5 @@ def run_recipe_plan(
         device=runtime.device,
         advance=advance,
         finished=finished,
+        prepared=prepared,
     )
-
-
-def header(recipe: Recipe, entry: Entry, inputs: Mapping[str, str]) -> dict[str, Any]:
-    """Return what each file of the output says of its making."""
-    from importlib.metadata import version
-
-    document = recipe.dump()
-    document.pop("runtime")
-    return {
-        "schema": 1,
-        "identity": identity(recipe, inputs=inputs, versions={entry.name: entry.version}, build=None),
-        "recipe": document,
-        "inputs": dict(inputs),
-        "versions": {
-            "fusionbench": version("fusionbench"),
-            "python": platform.python_version(),
-            entry.name: entry.version,
-        },
-    }

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from fusionbench.config import Recipe
 from fusionbench.errors import ConfigError, OutputError
-from fusionbench.merge import Merged, Pool, Progress, header, merge
+from fusionbench.merge import Merged, Pool, Progress, merge
+from fusionbench.merge_header import header
 from fusionbench.registry import methods
 from fusionbench.weights.adapters import extract_lora
 from fusionbench.weights.card import write_card
@@ -18,7 +19,9 @@ RANK = 16
 ADAPTER = "adapter_model.safetensors"
 
 
-def merge_lora(recipe: Recipe, folder: Path, progress: Progress, pool: Pool, *, digest: bool = False) -> Merged:
+def merge_lora(
+    recipe: Recipe, folder: Path, progress: Progress, pool: Pool, *, digest: bool = False, in_parts: bool = False
+) -> Merged:
     """Write the LoRA of a recipe's merge to `folder`; the dense result is beside it, in float32, until that is done.
 
     Args:
@@ -27,6 +30,7 @@ def merge_lora(recipe: Recipe, folder: Path, progress: Progress, pool: Pool, *, 
         progress: told how many entries of the dense merge are done.
         pool: the recipe's opened models; with a base.
         digest: see `merge`.
+        in_parts: see `merge`; of the dense merge.
 
     Raises:
         ConfigError: where there is no base, or the result has another shape than it.
@@ -52,7 +56,8 @@ def merge_lora(recipe: Recipe, folder: Path, progress: Progress, pool: Pool, *, 
         folder.parent.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent)
     with scratch:
-        whole = merge(recipe.model_copy(update={"output": output}), Path(scratch.name) / "dense", progress, pool)
+        dense = recipe.model_copy(update={"output": output})
+        whole = merge(dense, Path(scratch.name) / "dense", progress, pool, in_parts=in_parts)
         rank = recipe.output.rank or RANK
         found = extract_lora(base, open_source(whole.folder), rank, folder, finish=finish)
     made = open_source(folder / ADAPTER).specs.values()

@@ -53,6 +53,7 @@ Share = Annotated[float, Range(0, 1)]
 Scale = Annotated[float, Range()]
 Positive = Annotated[float, Range(0, open="left")]
 Count = Annotated[int, Range(1)]
+StepCount = Annotated[int, Range(0)]
 PerExpert = Annotated[T | Sequence[T], EachExpert()]
 Inner = Annotated[Mapping[str, Any], InnerMethod()]
 

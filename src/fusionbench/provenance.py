@@ -13,6 +13,9 @@ from fusionbench.merge import Progress, merge, open_pool, silent
 from fusionbench.weights.lock import LOCK, describe, read_lock, sha256
 from fusionbench.weights.sources import open_source
 
+MODEL = "model"
+"""Where a run's folder has its model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Checked:
@@ -29,12 +32,19 @@ class Checked:
     full: bool
 
 
+def is_merged(folder: Path) -> bool:
+    """Tell whether a folder is a merged model; it may be of a run, whose model has a lock, or of nothing of ours."""
+    return (folder / LOCK).is_file()
+
+
 def verify(folder: Path) -> Checked:
-    """Hold the files of a merged folder against its lock, and its inputs as far as they can be found.
+    """Hold the files of a merged folder, or of a run's model, against its lock, and its inputs where they are found.
 
     Raises:
         CheckpointError: where the folder has no lock, or one that cannot be read.
     """
+    if not is_merged(folder) and is_merged(folder / MODEL):
+        folder = folder / MODEL
     lock = read_lock(folder)
     expected: Mapping[str, Mapping[str, Any]] = lock["outputs"]
     problems = [problem for name, facts in expected.items() if (problem := _compare(folder / name, facts))]
@@ -88,7 +98,7 @@ def remake(folder: Path, progress: Progress = silent) -> tuple[str, ...]:
 
     Raises:
         CheckpointError: where the folder has no lock, or its inputs are gone or have changed.
-        ConfigError: where the folder is a run's, whose models a suite names.
+        ConfigError: where the folder is the model of a run, whose models a suite names.
         FusionBenchError: see `fusionbench.merge.merge`.
     """
     lock = read_lock(folder)
@@ -98,7 +108,7 @@ def remake(folder: Path, progress: Progress = silent) -> tuple[str, ...]:
     recipe = Recipe.read(lock["recipe"], f"The recipe in {folder / LOCK}")
     if not recipe.experts:
         raise ConfigError(
-            f"{folder} was written by a run of a suite. Run its recipe.yaml once more: fusionbench run -r"
+            f"{folder} was written by a run of a suite. Name the run's folder: fusionbench reproduce {folder.parent}"
         )
     place = Path(tempfile.mkdtemp(prefix=f"{folder.name}.remade-", dir=folder.resolve().parent))
     try:

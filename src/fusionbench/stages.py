@@ -7,7 +7,8 @@ from pathlib import Path
 from fusionbench.compat import Stage
 from fusionbench.config import Recipe
 from fusionbench.errors import OutputError
-from fusionbench.merge import Merged, Pool, Progress, header, merge, open_pool, plan_of_recipe, silent
+from fusionbench.merge import Merged, Pool, Progress, merge, open_pool, plan_of_recipe, silent
+from fusionbench.merge_header import header
 from fusionbench.registry import methods
 from fusionbench.weights.checks import fit
 from fusionbench.weights.sources import open_source
@@ -68,7 +69,7 @@ def _make(recipe: Recipe, folder: Path, progress: Progress, pool: Pool, digest: 
         from fusionbench.run.rebuild import rebuild_to
 
         return rebuild_to(recipe, folder, progress, pool)
-    return merge(recipe, folder, progress, pool, digest=digest)
+    return merge(recipe, folder, progress, pool, digest=digest, in_parts=recipe.runtime.launcher is not None)
 
 
 def _refuse_another(place: Path, recipe: Recipe, pool: Pool) -> None:

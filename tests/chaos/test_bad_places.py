@@ -1,11 +1,9 @@
 """Disks that are full or read-only, inputs that vanish or rot: one clear error, nothing partial, and then it goes."""
 
 import contextlib
-import os
 import resource
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, FusionBenchError, OutputError
 from fusionbench.merge import merge
 from fusionbench.provenance import verify
+from limited import said_in_a_child
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 ENTRIES = 4096
@@ -37,25 +36,6 @@ def recipe(models: Path) -> Recipe:
     return Recipe.load(None, start)
 
 
-def said_in_a_child(command: Callable[[], object]) -> str:
-    """Run a command in a child; return the kind and words of its error, nothing where there is none."""
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        words = ""
-        try:
-            command()
-        except BaseException as error:
-            words = f"{type(error).__name__}: {error}"
-        os.write(write, words.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as answer:
-        words = answer.read()
-    os.waitpid(child, 0)
-    return words
-
-
 @pytest.mark.parametrize("limit", [1, 300, 5000, 20000, 3 * 4 * ENTRIES])
 def test_a_file_that_may_not_grow_is_an_error_and_leaves_nothing(models: Path, limit: int) -> None:
     def limited() -> None:
@@ -70,18 +50,6 @@ def test_a_file_that_may_not_grow_is_an_error_and_leaves_nothing(models: Path, l
     assert not (models / "out.partial").exists()
     merge(recipe(models), models / "out")
     assert (models / "out" / "model.safetensors").is_file()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 32 KiB; skipped where nothing may be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", place], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("nothing may be mounted here")
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def test_a_real_full_disk_is_an_error_and_leaves_nothing(models: Path, small_disk: Path) -> None:

@@ -14,7 +14,7 @@ from fusionbench.families import family_named
 from fusionbench.suites import Suite
 from fusionbench.suites.paper import describe, suite_of
 from hub_stand_in import COMMIT, HubCache
-from paper_stand_ins import IMAGES, add_image_data
+from paper_stand_ins import IMAGES, add_clip_models, add_image_data, answered
 from tiny_clip import make_clip
 
 LORA, LINEARISED = "clip-vit-b16/ta8-lora", "clip-vit-b16/ta8-l_lora"
@@ -53,7 +53,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> HubCache:
     with pytest.MonkeyPatch.context() as patch:
         hub.use(patch)
         make_clip(root / "clip", seed=0)
-        shutil.copytree(root / "clip", hub.model("openai/clip-vit-base-patch16"), dirs_exist_ok=True)
+        add_clip_models(hub, read("clip-vit-b16/ta8"), root / "clip")
         for name in (LORA, LINEARISED):
             for number, expert in enumerate(read(name).pool.experts.values(), start=1):
                 write_adapter(hub.model(str(expert.adapter)), number, linearised=name == LINEARISED)
@@ -154,3 +154,15 @@ def test_nyuv2_is_fine_tuned_moved_merged_and_scored(scenes, fusionbench, tmp_pa
     }
     assert all(next(v for k, v in scores.items() if k != "seen")["n"] == 3 for scores in tasks.values())
     assert any("not published" in note for note in report(tmp_path / "out")["notes"])
+
+
+@pytest.mark.slow
+def test_full_lora_and_linearised_experts_are_compared_under_the_same_methods(
+    filled, fusionbench, tmp_path, monkeypatch
+):
+    filled.use(monkeypatch)
+    answer = answered("tuning-strategies-clip-b16", tmp_path / "runs")
+    values = {line.label: line.values["average"].value for line in answer.lines}
+    assert len(values) == 12
+    suites = {report(path.parent)["suite"]["name"] for path in (tmp_path / "runs").glob("*/report.json")}
+    assert suites == {"clip-vit-b16/ta8", LORA, LINEARISED}

@@ -24,9 +24,8 @@ PAGES = [ROOT / "README.md", ROOT / "docs" / "get-started.md", *(page for page i
 ELSEWHERE = {
     "suite=clip-": "the hub's models",
     "./mine.yaml": "a suite of the reader's",
-    "launcher.name=ray": "Ray, see tests/sweep",
     "launcher=ray": "Ray, see tests/sweep",
-    "launcher.name=slurm": "Slurm, see tests/sweep",
+    "launcher=slurm": "Slurm, see tests/sweep",
     "fusionbench quickstart": "the usual size, see tests/e2e/test_main_job.py",
     "fusionbench reproduce": "tests/e2e/test_every_experiment.py",
     "init=runs/": "tests/e2e/test_walk_through.py",

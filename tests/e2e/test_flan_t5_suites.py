@@ -17,6 +17,7 @@ from fusionbench.suites.paper import describe, suite_of
 from fusionbench.suites.tasks import task_spec
 from fusionbench.tasks.prompts import PROMPTS, columns_of
 from hub_stand_in import COMMIT, HubCache
+from paper_stand_ins import answered
 
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2", "stsb")
 SIZES = ("base", "large")
@@ -205,3 +206,16 @@ def test_adaptation_takes_the_suites_rates(filled, fusionbench, tmp_path, monkey
     assert done.returncode == 0, done.stderr
     params = report(tmp_path / "out")["method"]["params"]
     assert (params["learning_rate"], params["batch"]) == (1e-4, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["multi-task-flan-t5-base-lora", "concrete-flan-t5-large-lora", "transfer-flan-t5-base-lora"]
+)
+def test_the_papers_tables_are_answered_under_the_published_ids(name, filled, fusionbench, tmp_path, monkeypatch):
+    filled.use(monkeypatch)
+    answer = answered(name, tmp_path / "runs")
+    for folder in (path.parent for path in (tmp_path / "runs").glob("*adamerging-*/report.json")):
+        # The hub's validation split, which is scored: the suites' test split.
+        assert report(folder)["adapted_on"]["split"] == "test"
+    assert all("cola" in line.values for line in answer.lines)

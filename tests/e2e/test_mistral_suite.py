@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fusionbench.experiments.model import load_experiment
 from fusionbench.suites.paper import describe, suite_of
 from hub_stand_in import COMMIT, HubCache
 from tiny_causal_lm import make_causal_lm
@@ -58,6 +59,23 @@ def test_experts_of_more_tokens_are_averaged_over_those_of_the_base(filled, fusi
     torch.testing.assert_close(merged[name], expected, rtol=1e-5, atol=1e-6)
     found: dict[str, Any] = json.loads((tmp_path / "out" / "report.json").read_text())
     assert any("vocabulary is the base's" in note for note in found["notes"])
+
+
+def test_an_experts_own_row_is_that_expert_in_the_bases_vocabulary_and_in_float16(filled, fusionbench, tmp_path):
+    row = next(row for row in load_experiment("mistral-7b").rows if row.label.startswith("expert 2"))
+    weights = f"[{','.join(map(str, row.method['weights']))}]"
+    asked = (f"suite={NAME}", "tasks.unseen=[]", "method=weighted_average", f"method.weights={weights}")
+    more = ("method.normalize=false", f"output.dtype={row.settings['output']['dtype']}")
+    done = fusionbench("run", *asked, *more, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    merged = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    second = list(suite_of(NAME, describe(NAME)).pool.experts.values())[1].model
+    place = filled.models / f"models--{second.replace('/', '--')}" / "snapshots" / COMMIT
+    own = load_file(place / "model.safetensors")
+    assert second.endswith("dolphin-2.1-mistral-7b")
+    for name, tensor in merged.items():
+        assert torch.equal(tensor, own[name][: len(tensor)].half()), name
+    assert len(own["model.embed_tokens.weight"]) == len(merged["model.embed_tokens.weight"]) + 2
 
 
 def test_its_tasks_say_which_extra_they_need(filled, fusionbench, tmp_path, monkeypatch):

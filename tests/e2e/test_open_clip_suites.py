@@ -13,7 +13,7 @@ from fusionbench.suites import Suite
 from fusionbench.suites.paper import describe, suite_of
 from fusionbench.suites.tasks import task_spec
 from hub_stand_in import HubCache
-from paper_stand_ins import IMAGES, add_image_data, image_labels
+from paper_stand_ins import IMAGES, add_image_data, answered, image_labels
 from tiny_clip import noise
 from tiny_open_clip import VANISHED, ClassificationHead, ImageEncoder, make_encoder, write_module
 
@@ -131,3 +131,17 @@ def test_a_head_that_is_not_there_is_one_error_with_its_place(hub, release, fusi
     assert done.returncode == 2
     assert str(place) in done.stderr.replace("\n", "")
     assert "task_vectors" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "concrete-clip-b32", "concrete-generalization-clip-b32", "scale-ties-clip-b32", "re-ties-clip-l14",
+        "steps-adamerging-clip-b32", "steps-concrete-task-arithmetic-clip-b32", "transfer-openclip-b32",
+    ],
+)  # fmt: skip
+def test_the_papers_tables_are_answered_on_files_of_the_release(name, hub, release, fusionbench, tmp_path, monkeypatch):
+    hub.use(monkeypatch)
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(release))
+    answered(name, tmp_path / "runs")

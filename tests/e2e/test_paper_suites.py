@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from fusionbench.experiments.rendering import as_markdown
 from fusionbench.suites.paper import describe, suite_of
 from fusionbench.suites.tasks import task_spec
 from hub_stand_in import HubCache
-from paper_stand_ins import add_image_data
+from paper_stand_ins import add_clip_models, add_image_data, answered
 from tiny_clip import make_clip
 from tiny_texts import SENTENCES, make_gpt2
 
@@ -20,17 +21,8 @@ from tiny_texts import SENTENCES, make_gpt2
 def add_clip(hub: HubCache, name: str, folder: Path) -> None:
     """Put a tiny CLIP, its experts and its tasks' data under the ids of a suite; experts hold the vision tower only."""
     suite = suite_of(name, describe(name))
-    base = hub.model(str(suite.pool.base))
     make_clip(folder, seed=0)
-    shutil.copytree(folder, base, dirs_exist_ok=True)
-    config = json.loads((base / "config.json").read_text())["vision_config"]
-    tower = {key: value for key, value in load_file(base / "model.safetensors").items() if key.startswith("vision_")}
-    for number, expert in enumerate(suite.pool.experts.values()):
-        place = hub.model(expert.model)
-        change = np.random.default_rng(number)
-        own = {key: value + change.normal(scale=0.02, size=value.shape).astype("f4") for key, value in tower.items()}
-        save_file(own, place / "model.safetensors")
-        (place / "config.json").write_text(json.dumps({**config, "model_type": "clip_vision_model"}))
+    add_clip_models(hub, suite, folder)
     add_image_data(hub, suite)
 
 
@@ -69,6 +61,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> HubCache:
     with pytest.MonkeyPatch.context() as patch:
         hub.use(patch)
         add_clip(hub, "clip-vit-b32/ta8", root / "clip")
+        add_clip_models(hub, suite_of("clip-vit-l14/ta8", describe("clip-vit-l14/ta8")), root / "clip")
         add_gpt2(hub, root / "gpt2")
     return hub
 
@@ -122,3 +115,52 @@ def test_what_is_not_in_the_cache_is_one_error_that_tells_how_to_fetch_it(fusion
     assert done.returncode == 2
     assert "hf download openai/clip-vit-large-patch14" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["multi-task-clip-b32", "generalization-clip-b32-2", "robustness-clip-b32", "multi-task-gpt2"]
+)
+def test_the_papers_tables_are_answered_under_the_published_ids(name, filled, fusionbench, tmp_path, monkeypatch):
+    filled.use(monkeypatch)
+    answer = answered(name, tmp_path / "runs")
+    assert any(verdict for line in answer.lines for verdict in line.verdicts.values())
+    # The claim that spans two tables waits for the other one.
+    spanning = {claim.missing for claim in answer.claims} - {""}
+    assert spanning == ({"multi-task-clip-l14"} if name == "multi-task-clip-b32" else set())
+
+
+@pytest.mark.slow
+def test_a_claim_that_spans_two_tables_is_judged_once_both_are_run(filled, fusionbench, tmp_path, monkeypatch):
+    filled.use(monkeypatch)
+    rows = ("individual", "simple_average")
+    answered("multi-task-clip-l14", tmp_path / "multi-task-clip-l14-paper", *rows)
+    answer = answered("multi-task-clip-b32", tmp_path / "b32", *rows)
+    spanning = {claim.higher: claim for claim in answer.claims if claim.higher.startswith("individual − ")}
+    found = spanning["individual − simple_average"]
+    averages = {line.label: line.values["average"].value for line in answer.lines}
+    gap = averages["individual"] - averages["simple_average"]
+    # The same tiny models stand under both sizes' names, so that the gaps are equal.
+    assert (found.ours, found.holds) == ((pytest.approx(gap), pytest.approx(gap)), False)
+    # Printed: 90.3 − 66.5 and 94.3 − 80.0.
+    assert found.printed == (pytest.approx(23.8), pytest.approx(14.3))
+    assert spanning["individual − wemoe"].missing == "multi-task-clip-l14"
+
+
+def test_a_row_with_unseen_tasks_is_answered_beside_the_printed_one(filled, fusionbench, tmp_path, monkeypatch):
+    filled.use(monkeypatch)
+    answer = answered("generalization-clip-b32-1", tmp_path / "runs", "task_arithmetic")
+    (line,) = answer.lines
+    assert (line.printed["average"], line.printed["unseen_average"]) == (69.9, 59.1)
+    assert {"mnist", "eurosat", "sun397"} < set(line.values)
+
+
+@pytest.mark.slow
+def test_matrices_of_the_papers_are_answered(filled, fusionbench, tmp_path, monkeypatch):
+    filled.use(monkeypatch)
+    cosines = answered("cosine-clip-b32", tmp_path / "cosines")
+    assert "of 28 printed cosines agree within 0.015" in cosines.remark
+    assert "(0.15)" in as_markdown(cosines)
+    matrix = answered("transfer-clip-b32", tmp_path / "transfer")
+    assert [line.label for line in matrix.lines][:2] == ["pretrained", "sun397"]
+    assert all(line.verdicts for line in matrix.lines)

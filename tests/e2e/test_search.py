@@ -10,8 +10,7 @@ from fusionbench.records import Report
 from fusionbench.suites import load_suite
 from fusionbench.sweep import search
 
-# The package's attribute of this name is the function.
-module = importlib.import_module("fusionbench.sweep.search")
+module = importlib.import_module("fusionbench.sweep.trials")
 TINY = ["suite=mini/clip", "suite.size=tiny", "suite.experts=[mnist,land]", "tasks.limit=60"]
 ASKED = [*TINY, "method=task_arithmetic", "method.scale=0.0,0.5,8.0"]
 

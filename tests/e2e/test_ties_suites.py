@@ -19,7 +19,7 @@ from fusionbench.suites.paper import describe, suite_of
 from fusionbench.suites.tasks import task_spec
 from fusionbench.tasks.wordings import label_of, wording_list
 from hub_stand_in import HubCache
-from paper_stand_ins import make_character_t5
+from paper_stand_ins import answered, make_character_t5
 
 ROWS = json.loads((Path(__file__).parents[1] / "reference/golden/promptsource.json").read_text())
 # Examples of the published validation splits; those of the other tasks are cut to a few.
@@ -210,3 +210,23 @@ def test_experts_are_trained_on_the_suites_own_questions(ready, fusionbench, tmp
     done = fusionbench("finetune", *asked, "--out", tmp_path / "experts")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "experts" / "wsc" / "model.safetensors").is_file()
+
+
+def test_rows_of_the_table_of_adapters_are_answered_in_adapter_space(ready, tmp_path):
+    answer = answered("re-ties-ia3", tmp_path, "simple_average", "regmean", "task_arithmetic, λ selected")
+    average, selected = answer.lines
+    assert average.printed["average"] == 57.9
+    assert "selected on validation data" in selected.note
+    assert "RegMean is plain averaging" in answer.failed["regmean"]
+    (folder,) = (report.parent for report in tmp_path.glob("simple_average-*/report.json"))
+    assert (folder / "model" / "adapter_config.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["re-ties-ia3", "re-ties-t5-base", "number-of-tasks-t5-large", "task-orders-t5-base"])
+def test_the_reproductions_tables_and_curves_are_answered(name, ready, tmp_path):
+    answer = answered(name, tmp_path)
+    if name.startswith("number"):
+        shares = {line.label: line.values["normalized"].value for line in answer.lines if line.varied["experts"] == "1"}
+        # One expert alone is that expert, whatever merges it, but for task arithmetic at 0.4.
+        assert shares["individual"] == shares["simple_average"] == 100.0

@@ -1,9 +1,11 @@
-"""Verdicts, rankings and claims on numbers that are worked out by hand."""
+"""Verdicts and rankings on numbers that are worked out by hand."""
+
+import math
 
 import pytest
 
-from fusionbench.experiments.answer import Line, Value, judge, judged, own_name, ranking, rankings, values_of
-from fusionbench.experiments.model import Experiment, load_experiment
+from fusionbench.experiments.answer import Line, Value, judge, own_name, ranking, rankings, values_of
+from fusionbench.experiments.model import load_experiment
 from fusionbench.experiments.printed import printed_of
 from fusionbench.records import MethodRef, MetricInfo, Report, Score, TaskScore, Variant
 
@@ -83,65 +85,28 @@ def test_the_standard_error_of_an_average_is_that_of_independent_tasks():
     assert found["a"] == Value(50.0, 100, pytest.approx(3.0))
 
 
-def claiming(*claims: dict[str, object], **more: object) -> Experiment:
-    suite = {"name": "mini/clip"}
-    return Experiment.read(
-        {"name": "x", "title": "x", "paper": "none", "suite": suite, "stand_in": suite, "claims": list(claims), **more},
-        "x",
+def report_of(**values: tuple[float, float, float]) -> Report:
+    """A report of accuracies with their standard errors, of tasks that were seen (1.0) or not (0.0)."""
+    metrics = {"accuracy": MetricInfo()}
+    scores = {
+        name: TaskScore.of({"accuracy": Score(value=value, n=100, stderr=stderr)}, seen=bool(seen))
+        for name, (value, stderr, seen) in values.items()
+    }
+    return Report.build(
+        identity="sha256:0", method=MethodRef(name="ties"), variants=[Variant.build(scores, metrics)], metrics=metrics
     )
 
 
-def test_claims_are_judged_by_averages_and_missing_rows_leave_them_open():
-    experiment = claiming(
-        {"text": "a beats b", "higher": "a", "lower": "b"}, {"text": "b beats c", "higher": "b", "lower": "c"}
-    )
-    first, second = judged(experiment, [line("a", 1.0, 5.0), line("b", 2.0, 2.0), line("b", 4.0, 4.0)])
-    assert (first.ours, first.printed, first.holds) == ((1.0, 3.0), (5.0, 3.0), False)
-    assert (second.ours, second.printed, second.holds) == (None, None, None)
-
-
-@pytest.mark.parametrize(("lower", "close"), [(60.0, False), (61.0, True)])
-def test_a_claim_whose_values_chance_may_have_ordered_is_told_as_close(lower, close):
-    experiment = claiming({"text": "a beats b", "higher": "a", "lower": "b"})
-    lines = [
-        Line("a", {}, {"average": Value(70.0, None, 3.0)}, {}, {}),
-        Line("b", {}, {"average": Value(lower - 1.0, None, 4.0 * 2**0.5)}, {}, {}),
-        Line("b", {}, {"average": Value(lower + 0.8, None, 4.0 * 2**0.5)}, {}, {}),
-    ]
-    (found,) = judged(experiment, lines)
-    # The mean of two with 4·√2 each has 4: √(3² + 4²) = 5; two of them are 10, the values 10.1 or 9.1 apart.
-    assert found.stderr == pytest.approx(5.0)
-    assert (found.holds, found.close) == (True, close)
-
-
-def test_claims_may_be_of_other_columns_and_of_points_of_a_curve():
-    experiment = claiming(
-        {"text": "worse unseen", "higher": "a", "lower": "a", "lower_column": "unseen_average", "at": {"k": "1"}},
-        {"text": "falls", "higher": "a", "lower": "a", "column": "theirs", "at": {"k": "1"}, "lower_at": {"k": "2"}},
-        tasks={"theirs": "own"},
-    )
-    lines = [
-        Line(
-            "a",
-            {"k": "1"},
-            {"average": Value(9.0), "unseen_average": Value(4.0), "own": Value(7.0)},
-            {"theirs": 70.0},
-            {},
-        ),
-        Line(
-            "a",
-            {"k": "2"},
-            {"average": Value(1.0), "unseen_average": Value(8.0), "own": Value(5.0)},
-            {"theirs": 80.0},
-            {},
-        ),
-    ]
-    unseen, falls = judged(experiment, lines)
-    assert (unseen.ours, unseen.higher, unseen.lower) == ((9.0, 4.0), "a k=1", "a on unseen_average k=1")
-    assert (falls.ours, falls.printed, falls.holds) == ((7.0, 5.0), (70.0, 80.0), True)
-    unseen, falls = judged(experiment, lines, same_tasks=False)
-    # On a stand-in a task is another one, even where it has the same name; averages may be compared.
-    assert (unseen.holds, falls.holds) == (True, None)
+def test_values_are_divided_by_those_of_the_experts_task_by_task():
+    merged = report_of(a=(0.6, 0.04, 1), b=(0.4, 0.01, 1), c=(0.1, 0.01, 0))
+    alone = report_of(a=(0.8, 0.04, 1), b=(0.5, 0.01, 1), c=(0.2, 0.01, 0))
+    # (.75 + .8) / 2; errors .05 and .02 of the shares; what is unseen has no part in it.
+    share = values_of(merged, alone)["normalized"]
+    assert share.value == pytest.approx(77.5)
+    assert share.stderr == pytest.approx(100 * math.hypot(0.05, 0.02) / 2)
+    assert "normalized" not in values_of(merged)
+    # An expert that is missing leaves no mean: it would be over other tasks.
+    assert "normalized" not in values_of(merged, report_of(a=(0.8, 0.04, 1)))
 
 
 def test_printed_metrics_of_scenes_stand_beside_ours_in_the_tables_unit():

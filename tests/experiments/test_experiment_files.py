@@ -5,12 +5,14 @@ from collections import Counter
 import pytest
 
 from fusionbench.errors import ConfigError
-from fusionbench.experiments.answer import Line, judged
-from fusionbench.experiments.model import FIRST, Experiment, load_experiment, names, points
+from fusionbench.experiments.answer import Line
+from fusionbench.experiments.claims import judged
+from fusionbench.experiments.model import FIRST, Experiment, load_experiment, names, points, with_size
 from fusionbench.experiments.printed import printed_of
 from fusionbench.experiments.published import about, cells, files
 from fusionbench.experiments.reproduce import _word
 from fusionbench.registry import experiments, methods, suites
+from fusionbench.suites.paper import describe, suite_of
 
 NO_NUMBER = {
     "statistics", "coefficients", "logits", "routers", "deltas", "checkpoint_every", "evaluate_every", "adapter",
@@ -62,13 +64,36 @@ def test_corrupted_rows_say_how_strong_the_corruption_is():
     }
 
 
+@pytest.mark.parametrize("stand_in", [True, False])
 @pytest.mark.parametrize("name", names())
-def test_recipes_are_valid_on_the_stand_in(name):
+def test_recipes_are_valid_on_the_stand_in_and_on_the_papers_suite(name, stand_in):
     experiment = load_experiment(name)
     assert experiment.stand_in["name"] in suites
-    for point in rows_of(experiment):
+    for point in points(experiment, stand_in=stand_in):
         recipe = point.load()
         assert recipe.method.name == point.row.method["name"]
+        assert recipe.suite.name in suites
+
+
+def test_adapters_of_t0_are_merged_in_their_own_space_and_the_stand_ins_models_are_not():
+    experiment = load_experiment("re-ties-ia3")
+    for stand_in, space in ((True, "dense"), (False, "adapter")):
+        assert {point.load().space for point in points(experiment, stand_in=stand_in)} == {space}
+    # What looks at models and data cannot merge bare adapters: such rows say why.
+    for row in experiment.rows:
+        entry = methods[row.method["name"]]
+        assert bool(row.unavailable) == (entry.kind == "stream" and bool(entry.needs)), row.label
+
+
+def test_three_ways_of_tuning_run_the_same_methods():
+    experiment = load_experiment("tuning-strategies-clip-b16")
+    kinds: dict[str, list] = {}
+    for point in points(experiment, stand_in=False):
+        kinds.setdefault(point.load().suite.name, []).append(point.load().method)
+    assert list(kinds) == ["clip-vit-b16/ta8", "clip-vit-b16/ta8-lora", "clip-vit-b16/ta8-l_lora"]
+    full, lora, linearised = kinds.values()
+    assert full == lora == linearised
+    assert len(full) == 4
 
 
 @pytest.mark.parametrize("name", names())
@@ -84,7 +109,25 @@ def test_every_row_finds_its_printed_cells_and_every_printed_method_has_a_row(na
             answered.add(point.row.printed.method)
     printed = {method for file in experiment.published for method in about(file)["methods"].split()}
     # A reference model that nobody fused, and rows of the overview's other settings.
-    assert printed - answered <= {"reference", "pretrained"} | ({"finetuned"} if name == "mistral-7b" else set())
+    assert printed - answered <= {"reference", "pretrained"}
+
+
+@pytest.mark.parametrize("name", [name for name in names() if load_experiment(name).vary])
+def test_every_printed_point_of_what_varies_is_run(name):
+    experiment = load_experiment(name)
+    for key, values in experiment.vary.items():
+        word = experiment.variant.get(key, key)
+        variants = [dict(cell.variant) for file in experiment.published for cell in cells(file)]
+        printed = {variant[word] for variant in variants if word in variant}
+        assert printed <= {_word(value) for value in values}, key
+
+
+def test_notes_are_whole_sentences():
+    """A comma or a colon outside of quotes would have cut one in two."""
+    notes = [(name, note) for name in names() for note in load_experiment(name).notes]
+    assert [
+        pair for pair in notes if not (pair[1][0] in "λ" or pair[1][0].isupper()) or not pair[1].endswith(".")
+    ] == []
 
 
 def test_claims_name_rows_that_are_there():
@@ -92,7 +135,18 @@ def test_claims_name_rows_that_are_there():
         experiment = load_experiment(name)
         labels = {row.label for row in experiment.rows}
         for claim in experiment.claims:
-            assert {claim.higher, claim.lower} <= labels, (name, claim)
+            other = load_experiment(claim.lower_in) if claim.lower_in else experiment
+            both = {claim.less} - {None}
+            assert {claim.higher, *both} <= labels, (name, claim)
+            assert {claim.lower, *both} <= {row.label for row in other.rows}, (name, claim)
+            # Its rows are looked for among finished runs, of one point each.
+            assert not claim.lower_in or not (other.vary or any(row.select for row in other.rows)), (name, claim)
+
+
+def test_values_are_divided_by_those_of_a_row_that_comes_first():
+    relative = {name: load_experiment(name) for name in names() if load_experiment(name).relative_to}
+    assert set(relative) == {"number-of-tasks-t5-base", "number-of-tasks-t5-large"}
+    assert all(experiment.rows[0].label == experiment.relative_to for experiment in relative.values())
 
 
 @pytest.mark.parametrize("stand_in", [True, False])
@@ -133,10 +187,47 @@ def test_profiles_change_only_parameters_that_methods_have():
                 assert set(values) <= {p.name for p in methods[method].parameters}, (name, method)
 
 
+def test_adaptation_looks_at_the_inputs_that_are_scored_as_in_the_papers():
+    """Of GLUE these are the hub's validation split, which is the suites' test split; their own is of training data."""
+    rows = [(name, row) for name in names() for row in load_experiment(name).rows if "adapt_split" in row.method]
+    assert {row.method["adapt_split"] for _, row in rows} == {"test"}
+    assert sum("flan-t5" in name for name, _ in rows) == 8
+
+
+def test_the_three_experts_of_the_mistral_table_have_rows_of_their_own():
+    experiment = load_experiment("mistral-7b")
+    printed = {row.label: printed_of(experiment, row, {}) for row in experiment.rows if "expert" in row.label}
+    assert [(label, values["gsm8k"]) for label, values in printed.items()] == [
+        ("expert 1 (MetaMath-Mistral-7B)", 71.49),
+        ("expert 2 (dolphin-2.1-mistral-7b)", 56.93),
+        ("expert 3 (speechless-code-mistral-7b-v1.0)", 48.98),
+    ]
+    suite = suite_of("mistral-7b/three-experts", describe("mistral-7b/three-experts"))
+    order = [expert.model.partition("/")[2] for expert in suite.pool.experts.values()]
+    for row in experiment.rows:
+        if "expert" in row.label:
+            weights = [float(weight) for weight in row.method["weights"]]
+            chosen = weights.index(1.0)
+            assert row.label == f"expert {chosen + 1} ({order[chosen]})"
+            assert sum(weights) == 1.0
+
+
+def test_fused_rows_of_the_mistral_table_are_of_float16_as_the_papers():
+    rows = load_experiment("mistral-7b").rows
+    assert {row.label for row in rows if row.settings != {"output": {"dtype": "float16"}}} == {"pretrained"}
+
+
 def test_the_fisher_rows_of_the_table_with_gpt2_take_512_examples_in_eights():
     rows = {row.label: row.method for row in load_experiment("multi-task-gpt2").rows}
     assert (rows["fisher"]["examples"], rows["fisher"]["batch"]) == ("512", "8")
     assert rows["regmean"]["off_diagonal"] == "0.6"
+
+
+def test_fisher_rows_take_mergelms_estimator_but_of_choices_of_texts():
+    """These predict no distribution over classes; a run on stand-ins of the papers' suites found it out."""
+    rows = [(name, row) for name in names() for row in load_experiment(name).rows if row.method["name"] == "fisher"]
+    others = {name for name, row in rows if row.method["estimator"] != "mergelm"}
+    assert others == {"re-ties-t5-base", "re-ties-t5-large"}
 
 
 def test_a_wrong_name_or_profile_is_refused_with_the_nearest():
@@ -144,6 +235,13 @@ def test_a_wrong_name_or_profile_is_refused_with_the_nearest():
         load_experiment("multi-task-clip-b23")
     with pytest.raises(ConfigError, match="Did you mean quick"):
         list(points(load_experiment("multi-task-clip-b32"), stand_in=True, profile="quik"))
+
+
+def test_a_wrong_size_is_told_before_anything_is_run():
+    experiment = load_experiment("multi-task-clip-b32")
+    assert with_size(experiment, "tiny").stand_in == {"name": "mini/clip", "size": "tiny"}
+    with pytest.raises(ConfigError, match="--size huge: a stand-in is tiny, small or large"):
+        with_size(experiment, "huge")
 
 
 def test_cells_in_doubt_are_no_targets():
@@ -164,7 +262,9 @@ def printed_lines(experiment: Experiment) -> list[Line]:
 @pytest.mark.parametrize("name", [name for name in names() if load_experiment(name).claims])
 def test_what_a_paper_claims_holds_in_its_own_numbers(name):
     experiment = load_experiment(name)
-    for claim in judged(experiment, printed_lines(experiment)):
+    others = {claim.lower_in for claim in experiment.claims if claim.lower_in}
+    elsewhere = {other: printed_lines(load_experiment(other)) for other in others}
+    for claim in judged(experiment, printed_lines(experiment), elsewhere=elsewhere):
         if claim.printed is not None:
             contradicted = (name, claim.higher) == AGAINST_ITS_OWN_CLAIM
             assert (claim.printed[0] > claim.printed[1]) != contradicted, claim

@@ -2,11 +2,18 @@
 
 import csv
 import io
+from dataclasses import replace
 
-from fusionbench.experiments.answer import Judged, Line, Ranking, Value
+import numpy as np
+import pytest
+
+from fusionbench.experiments.answer import Line, Ranking, Value
+from fusionbench.experiments.claims import Judged
 from fusionbench.experiments.model import load_experiment
+from fusionbench.experiments.page import as_html
 from fusionbench.experiments.rendering import as_csv, as_latex, as_markdown
 from fusionbench.experiments.reproduce import Answer
+from fusionbench.report.analysis import Square
 
 EXPERIMENT = load_experiment("multi-task-clip-b32")
 LINES = (
@@ -75,7 +82,7 @@ def test_latex_is_a_booktabs_table_with_special_letters_escaped():
 def test_a_shorter_profile_and_what_it_leaves_out_stand_above_the_table():
     steps = load_experiment("steps-adamerging-clip-b32")
     text = as_markdown(Answer(steps, "mini", "quick", (0, 1), LINES))
-    assert "Of step only 100, 200, 300, 400, 500." in text
+    assert "Of step only 0, 100, 200, 300, 400, 500." in text
     assert "Means over the seeds 0, 1; ± is the standard error over seeds." in text
     table = as_markdown(Answer(EXPERIMENT, "mini", "quick", (0,), LINES))
     words = "adamerging with steps=100; wemoe with steps=100; fisher with examples=64; regmean with examples=64"
@@ -86,3 +93,26 @@ def test_a_stand_in_has_no_legend_of_marks_that_it_cannot_have():
     text = as_markdown(Answer(EXPERIMENT, "mini", None, (0,), LINES))
     assert "no cell is judged" in text
     assert "row's rule" not in text
+    bare = as_markdown(Answer(EXPERIMENT, "mini", None, (0,), (Line("ties", {}, {"mnist": Value(90.0)}, {}, {}),)))
+    assert "brackets" not in bare
+
+
+def test_cosines_have_the_printed_ones_in_brackets_and_their_differences_in_the_csv():
+    names = ["sun397", "svhn", "mnist"]
+    # Printed for ViT-B/32: svhn–sun397 0.01, mnist–sun397 0.01, mnist–svhn 0.15.
+    values = np.array([[1.0, 0.02, 0.5], [0.02, 1.0, 0.25], [0.5, 0.25, 1.0]])
+    square = Square("cosines", names, names, values)
+    answer = Answer(load_experiment("cosine-clip-b32"), "paper", None, (0,), matrix=square)
+    text = as_markdown(answer)
+    assert "| sun397 | 1.00 (1.00) | 0.02 (0.01) | 0.50 (0.01) ≠ |" in text
+    assert "≠ where they differ by more than 0.015" in text
+    cells = {(row["row"], row["column"]): row for row in csv.DictReader(io.StringIO(as_csv(answer)))}
+    assert len(cells) == 9
+    found = cells["svhn", "mnist"]
+    assert (found["ours"], found["printed"]) == ("0.25", "0.15")
+    assert float(found["difference"]) == pytest.approx(0.1)
+    assert "0.25 (0.15) ≠" in as_html(answer)
+    # Models of a stand-in are others: theirs stand alone.
+    alone = replace(answer, which="mini")
+    assert "(" not in as_markdown(alone).partition("| row")[2]
+    assert as_csv(alone).splitlines()[0] == ",sun397,svhn,mnist"

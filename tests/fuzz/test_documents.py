@@ -1,6 +1,5 @@
 """Whatever is in a file or an override: it is read, or refused by an error of ours that says so; nothing else."""
 
-import contextlib
 import json
 import string
 from pathlib import Path
@@ -9,24 +8,16 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from spoiling import JUNK, TEXT, read_or_refused, spoiled
 
 from checkpoints import raw_safetensors
 from fusionbench.config import Recipe, read_documents
-from fusionbench.errors import FusionBenchError
 from fusionbench.overrides import apply, parse, sweep
 from fusionbench.provenance import verify
 from fusionbench.records import Report
 from fusionbench.weights.lock import LOCK, read_lock
 from fusionbench.weights.sources import open_source
 
-TEXT = st.text(max_size=12)
-NUMBERS = st.one_of(st.integers(), st.integers(2**62, 2**80), st.floats())
-SCALARS = st.one_of(st.none(), st.booleans(), NUMBERS, TEXT, st.sampled_from(["${seed}", "../x", "/", "inf", "1e999"]))
-JUNK = st.recursive(
-    SCALARS,
-    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(TEXT, inner, max_size=3)),
-    max_leaves=8,
-)
 KEYS = [
     "suite", "base", "experts", "family", "space", "batch_norm", "tasks", "method", "slices", "vocabulary", "seed",
     "output", "runtime",
@@ -39,38 +30,6 @@ TRUE = {
     "output": {"dtype": "float32"},
     "runtime": {"threads": 2, "launcher": {"name": "processes"}},
 }
-
-
-def read_or_refused(read: object, *arguments: object) -> None:
-    """Call; errors of ours are an answer, all others fail the test."""
-    with contextlib.suppress(FusionBenchError):
-        read(*arguments)  # type: ignore[operator]
-
-
-@st.composite
-def spoiled(draw: st.DrawFn, true: object) -> object:
-    """A true document with one or two values, at any depth, replaced, removed or added."""
-    document = json.loads(json.dumps(true))
-    for _ in range(draw(st.integers(1, 2))):
-        place = document
-        while isinstance(place, dict | list) and place:
-            keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-            key = draw(st.sampled_from(keys))
-            below = place[key]
-            if isinstance(below, dict | list) and below and draw(st.booleans()):
-                place = below
-                continue
-            match draw(st.sampled_from(["replace", "remove", "add"])):
-                case "replace":
-                    place[key] = draw(JUNK)
-                case "remove":
-                    del place[key]
-                case _ if isinstance(place, dict):
-                    place[draw(TEXT)] = draw(JUNK)
-                case _:
-                    place.append(draw(JUNK))
-            break
-    return document
 
 
 @settings(max_examples=200)
@@ -140,7 +99,7 @@ def test_any_index_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, 
 
 
 LOCKED = {
-    "schema": 1,
+    "schema": 2,
     "recipe": {"experts": {"a": "./a"}, "method": "ties"},
     "identity": "sha256:0",
     "inputs": {"a": {"reference": "./a", "fingerprint": "fp:0", "files": {"m.safetensors": {"bytes": 8}}}},

@@ -1,13 +1,12 @@
 """DARE's kernel equals its torch function bit for bit, through the engine, whatever the parameters."""
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusing import plan_for
-from fusionbench.kernels.thin import THIN, thin
+from fusionbench.kernels.thin import THIN
 from fusionbench.parameters import check
 from fusionbench.registry import methods
 from fusionbench.weights.engine import run_plan
@@ -61,11 +60,11 @@ def test_blocks_beyond_the_first_count_on() -> None:
 
 def test_by_hand() -> None:
     """A share of 1 keeps all, a share of almost nothing drops all, and what is kept is divided by the share."""
-    row = np.ones(1000, np.float32)
-    thin(row, np.uint64(1), np.uint64(0), np.float32(0.5), True)
-    assert set(np.unique(row)) == {0.0, 2.0}
-    thin(row, np.uint64(1), np.uint64(0), np.float32(1e-30), False)
-    assert not row.any()
+    base = {"w": torch.zeros(1000)}
+    ones = {"e": {"w": torch.ones(1000)}}
+    assert set(both(base, ones, {"density": 0.5, "scale": 1.0})[0]["w"].tolist()) == {0.0, 2.0}
+    assert not both(base, ones, {"density": 1e-30, "scale": 1.0})[0]["w"].any()
+    assert both(base, ones, {"density": 1.0, "scale": 1.0})[0]["w"].all()
 
 
 def test_it_leaves_the_rest_to_torch() -> None:

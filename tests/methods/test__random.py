@@ -1,9 +1,11 @@
 import hashlib
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from fusionbench.kernels.thin import draw
 from fusionbench.methods._random import stream_key, uniform
 from fusionbench.weights.plan import Site
 
@@ -13,19 +15,29 @@ def site(name: str = "layers.0.weight", seed: int = 3, start: int = 0, shape: tu
 
 
 def by_hand(seed: int, tensor: str, expert: str, index: int) -> float:
-    """SplitMix64 in whole numbers of any size, as its authors print it; its upper 24 bits as a fraction."""
-    mask = 2**64 - 1
-    key = int.from_bytes(hashlib.sha256(f"{seed}\0{tensor}\0{expert}".encode()).digest()[:8], "little")
-    state = (key + index * 0x9E3779B97F4A7C15) & mask
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
-    return ((state ^ (state >> 31)) >> 40) / 2**24
+    """`triple32` in whole numbers of any size; its upper 24 bits as a fraction."""
+    word = 2**32
+    digest = hashlib.sha256(f"{seed}\0{tensor}\0{expert}".encode()).digest()
+    first, second = int.from_bytes(digest[:4], "little"), int.from_bytes(digest[4:8], "little")
+    x = (first + index % word) % word
+    x = (x ^ (x >> 17)) * 0xED5AD4BB % word
+    x = ((x ^ (x >> 11)) + second + index // word * 0x9E3779B9) * 0xAC4C1B51 % word
+    x = (x ^ (x >> 15)) * 0x31848BAB % word
+    return ((x ^ (x >> 14)) >> 8) / 2**24
 
 
 @pytest.mark.parametrize("seed", [0, 3, 2**63 - 1])
-def test_numbers_are_those_of_splitmix64(seed):
+def test_numbers_are_those_of_triple32(seed):
     drawn = uniform(site(seed=seed), "a", torch.empty(50))
     assert drawn.tolist() == [by_hand(seed, "layers.0.weight", "a", i) for i in range(50)]
+
+
+@pytest.mark.parametrize("start", [0, 77, 2**32 - 20, 5 * 2**32 - 1, 2**40])
+def test_the_kernel_draws_the_same(start):
+    numbers, key = np.empty(50, np.float32), np.uint64(stream_key(3, "layers.0.weight", "a"))
+    draw(numbers, key, np.uint64(start))
+    assert numbers.tolist() == [by_hand(3, "layers.0.weight", "a", start + i) for i in range(50)]
+    assert numbers.tolist() == uniform(site(start=start), "a", torch.empty(50)).tolist()
 
 
 def test_a_chunk_has_the_numbers_of_its_place():
@@ -75,7 +87,8 @@ def test_numbers_are_uniform_between_zero_and_one():
     for tenth in range(1, 10):
         share = tenth / 10
         assert abs((drawn < share).double().mean() - share) < 5 * math.sqrt(share * (1 - share) / count)
-    assert abs(torch.corrcoef(torch.stack([drawn[:-1], drawn[1:]]))[0, 1]) < 5 / math.sqrt(count)
+    for lag in (1, 2, 64, 1024, 4096):
+        assert abs(torch.corrcoef(torch.stack([drawn[:-lag], drawn[lag:]]))[0, 1]) < 5 / math.sqrt(count)
 
 
 def test_the_type_and_the_device_do_not_depend_on_the_tensor():

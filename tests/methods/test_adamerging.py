@@ -111,10 +111,16 @@ def test_adaptation_lowers_the_entropy_and_changes_no_input(tmp_path: Path) -> N
     assert before == {name: source.fingerprint() for name, source in {"base": pool.base, **pool.experts}.items()}
 
 
-def test_zero_steps_worth_of_rate_is_task_arithmetic(tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"steps": 1, "learning_rate": 1e-12}])
+def test_without_a_step_or_with_a_rate_of_nothing_it_is_task_arithmetic(
+    tmp_path: Path, settings: dict[str, Any]
+) -> None:
     family, pool = Toy(Net), pool_of(Net)
     tasks = {name: Sides(name, family, i) for i, name in enumerate(pool.experts)}
-    fused = adamerging(pool, tasks, Kept(tmp_path).context(family), steps=1, learning_rate=1e-12)
+    kept = Kept(tmp_path)
+    fused = adamerging(pool, tasks, kept.context(family), **settings)
+    # What was not looked at is not said to have been.
+    assert ("adapted" in kept.used) == (settings["steps"] > 0)
     base = dict(Net().state_dict())
     for name in base:
         tensors = [MergedModule(pool, family).base[name], *MergedModule(pool, family).deltas[name]]

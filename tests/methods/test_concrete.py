@@ -142,6 +142,38 @@ def test_a_mask_that_is_the_same_everywhere_is_task_arithmetic(tmp_path: Path) -
         torch.testing.assert_close(fused.weights[name], expected, atol=1e-6, rtol=1e-6)
 
 
+def test_before_the_first_step_an_even_mask_is_drawn_or_expected(tmp_path: Path) -> None:
+    """The tables of steps begin at 0: with the first draw of even odds, near task arithmetic but not equal to it."""
+    pool, kept = pool_of(), Kept(tmp_path / "a")
+    merged, fresh = mask_of(pool)
+    drawn = concrete_task_arithmetic(pool, tasks_of(pool), kept.context(FAMILY), steps=0, mask="sample")
+    merged.put(torch.full((2, 1), 0.3), fresh.draw(0))
+    for name, tensor in merged.weights().items():
+        torch.testing.assert_close(drawn.weights[name], tensor, atol=1e-6, rtol=1e-6)
+    assert "adapted" not in kept.used
+    expected = concrete_task_arithmetic(
+        pool, tasks_of(pool), Kept(tmp_path / "b").context(FAMILY), steps=0, mask="mean"
+    )
+    for name in merged.names:
+        plain = merged.base[name] + 0.3 * merged.deltas[name].sum(dim=0).view(merged.base[name].shape)
+        torch.testing.assert_close(expected.weights[name], plain, atol=1e-6, rtol=1e-6)
+    assert not torch.allclose(drawn.weights["first.weight"], expected.weights["first.weight"], atol=1e-3)
+
+
+def test_before_the_second_phase_the_learned_mask_meets_the_first_coefficients(tmp_path: Path) -> None:
+    pool, kept = pool_of(), Kept(tmp_path / "a")
+    whole = concrete_adamerging(
+        pool, tasks_of(pool), kept.context(FAMILY), mask_steps=3, steps=0, batch=4, mask="mean", learning_rate=0.1
+    )
+    assert kept.used["adapted"]["count"] == 2 * 3 * 4
+    again = concrete_task_arithmetic(
+        pool, tasks_of(pool), Kept(tmp_path / "b").context(FAMILY), scale=0.3, mask="mean",
+        logits=str(tmp_path / "a" / "mask"),
+    )  # fmt: skip
+    for name, tensor in whole.weights.items():
+        torch.testing.assert_close(tensor, again.weights[name], atol=1e-6, rtol=1e-6)
+
+
 def test_tensors_of_few_entries_are_left_whole() -> None:
     merged, mask = mask_of(pool_of())
     assert set(merged.names) - set(mask.logits) == {"first.bias", "last.bias"}

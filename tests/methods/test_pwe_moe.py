@@ -47,7 +47,9 @@ class Wanted:
             raise MissingData(f"{self.name} has no split {split}")
         return 100
 
-    def batches(self, split: str, *, size: int, seed: int, start: int = 0) -> Iterator[dict[str, Any]]:
+    def batches(
+        self, split: str, *, size: int, seed: int, start: int = 0, labels: bool = True
+    ) -> Iterator[dict[str, Any]]:
         assert split == "train"
         step = start // size
         while True:

@@ -54,6 +54,21 @@ def test_with_silent_routers_it_is_task_arithmetic(tmp_path: Path, depth: int, r
     torch.testing.assert_close(answers(model, points), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_samples_share_weights_in_groups_that_the_model_keeps(tmp_path: Path) -> None:
+    """However many are run at once: evaluation has larger batches than the papers' tables had."""
+    points, models = torch.randn(7, 3), {}
+    for name, values in (("threes", {"shared_by": 3}), ("whole", {})):
+        models[name] = build(tmp_path / name, steps=0, route="batch", **values)
+        for parameter in routers_of(models[name]).values():
+            parameter.data.mul_(30)
+    expected = torch.cat([answers(models["threes"], group) for group in points.split(3)])
+    torch.testing.assert_close(answers(models["threes"], points), expected, rtol=1e-5, atol=1e-5)
+    # By default 128, so that seven are one group.
+    assert (answers(models["whole"], points) - expected).abs().max() > 1e-3
+    models["threes"].save(tmp_path / "saved")
+    assert '"shared_by": 3' in (tmp_path / "saved" / "fusion_config.json").read_text()
+
+
 def test_routers_start_near_task_arithmetic(tmp_path: Path) -> None:
     found = routers_of(build(tmp_path, steps=0, init=0.4))
     last = found["blocks.0.mlp.router.layers.2.bias"]

@@ -21,11 +21,13 @@ class Mlp(nn.Module):
         return self.down(torch.tanh(self.up(hidden)))
 
 
-def make(depth: int = 1, route: str = "sample", experts: int = 2) -> tuple[RoutedMlp, Mlp, list[Mlp]]:
+def make(
+    depth: int = 1, route: str = "sample", experts: int = 2, shared_by: int = 0
+) -> tuple[RoutedMlp, Mlp, list[Mlp]]:
     """A routed MLP with random routers, the base's MLP and the experts'."""
     torch.manual_seed(0)
     models = [Mlp() for _ in range(experts + 1)]
-    settings = RoutedSettings(experts=experts, width=4, depth=depth, route=route, parts="up,down")
+    settings = RoutedSettings(experts=experts, width=4, depth=depth, route=route, shared_by=shared_by, parts="up,down")
     routed = build_routed(copy.deepcopy(models[0]), settings)
     tensors = {f"mlp.{name}": tensor.clone() for name, tensor in models[0].state_dict().items()}
     for part in ("up", "down"):
@@ -65,6 +67,35 @@ def test_a_batch_may_share_its_mean_weights() -> None:
     hidden = torch.randn(5, 3, 4)
     weights = routed.router(hidden).mean(dim=(0, 1))
     torch.testing.assert_close(routed(hidden), merged(base, experts, weights, hidden), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("samples", [5, 6])
+def test_samples_share_weights_in_groups_however_many_are_run_together(samples: int) -> None:
+    routed, base, experts = make(route="batch", shared_by=2)
+    hidden = torch.randn(samples, 3, 4)
+    groups = [hidden[0:2], hidden[2:4], hidden[4:]]
+    expected = [merged(base, experts, routed.router(group).mean(dim=(0, 1)), group) for group in groups]
+    torch.testing.assert_close(routed(hidden), torch.cat(expected), atol=1e-5, rtol=1e-5)
+    # As if they had come in batches of two, to the bit.
+    assert torch.equal(routed(hidden), torch.cat([routed(group) for group in groups]))
+
+
+def test_groups_keep_the_mask_of_their_own_samples() -> None:
+    routed, base, experts = make(route="batch", shared_by=2)
+    hidden, mask = torch.randn(3, 2, 4), torch.tensor([[1, 0], [1, 1], [0, 1]]).bool()
+    with routing_mask(routed, mask):
+        found = routed(hidden)
+    each = routed.router(hidden)
+    first = (each[0, 0] + each[1].mean(dim=0)) / 2
+    torch.testing.assert_close(found[:2], merged(base, experts, first, hidden[:2]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[2:], merged(base, experts, each[2, 1], hidden[2:]), atol=1e-5, rtol=1e-5)
+
+
+def test_samples_or_tokens_with_weights_of_their_own_know_no_groups() -> None:
+    for route in ("sample", "token"):
+        hidden = torch.randn(5, 3, 4)
+        grouped, whole = (make(route=route, shared_by=shared)[0] for shared in (2, 0))
+        assert torch.equal(grouped(hidden), whole(hidden))
 
 
 def test_two_samples_get_two_experts_or_half_of_both() -> None:

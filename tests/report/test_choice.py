@@ -6,7 +6,7 @@ import pytest
 
 from fusionbench.records import MetricInfo, Run
 from fusionbench.report.choice import comparable, sweeps_of
-from fusionbench.report.tables import table_of
+from fusionbench.report.tables import table_of, tables_of
 
 MakeRun = Callable[..., Run]
 
@@ -96,3 +96,19 @@ def test_anything_else_is_no_curve(make_accuracies: MakeRun, params: list[dict[s
 def test_seeds_are_no_curve(make_accuracies: MakeRun) -> None:
     runs = [make_accuracies(f"r{seed}", "ties", {"x": 0.5}, seed=seed) for seed in (0, 1)]
     assert sweeps_of(table_of(runs)) == {}
+
+
+def test_of_many_rows_those_of_one_corruption_are_drawn(make_accuracies):
+    runs = [
+        make_accuracies(
+            f"{method}-{corruption}", method, {"x": value, "y": value},
+            recipe={"tasks": {"split": "test", "corruption": corruption, "severity": 2}},
+        )
+        for method, clean in (("ties", 0.6), ("dare", 0.5), ("della", 0.4), ("magmax", 0.3))
+        # Corrupted inputs are easier here, so that the best row of each method would be a corrupted one.
+        for corruption, value in ((None, clean), ("contrast", clean + 0.3))
+    ]  # fmt: skip
+    (table,) = tables_of(runs)
+    picture = comparable(table)
+    assert [row.label for row in picture.rows] == ["ties", "dare", "della", "magmax"]
+    assert picture.remark == "4 of 8 rows are drawn: the best of each method by average on the clean test split."

@@ -9,6 +9,7 @@ import pytest
 from fusionbench.records import Score, TaskScore, Variant
 from fusionbench.report import report
 from fusionbench.report.front import front_charts, fronts_of
+from fusionbench.report.svg import inline_svg
 from fusionbench.report.tables import Table, table_of
 
 POINTS = {"equal": (0.6, 0.7), "0,1": (0.5, 0.9), "0.25,0.75": (0.55, 0.8), "1,0": (0.8, 0.4)}
@@ -74,3 +75,8 @@ def test_the_report_writes_the_figure(make_accuracies: Any, tmp_path: Any) -> No
     run = with_points(make_accuracies("front", "pwe_moe", {"a": 0.5, "b": 0.5}), POINTS)
     paths = report([run.folder], ["png"], tmp_path / "out")
     assert any(path.name.startswith("front-pwe_moe-") for path in paths)
+
+
+def test_a_front_has_no_image_which_a_page_would_not_load(table: Table) -> None:
+    for number, chart in enumerate(front_charts(table)):
+        assert "<image" not in inline_svg(chart, f"f{number}")

@@ -3,7 +3,8 @@ import pytest
 
 from fusionbench.report.analysis import Square
 from fusionbench.report.heatmap import heatmap
-from fusionbench.report.plots import save
+from fusionbench.report.plots import INK, save
+from fusionbench.report.svg import inline_svg
 
 
 def square(values, **options) -> Square:
@@ -36,8 +37,24 @@ def test_shares_are_shown_as_percent():
     ],
 )
 def test_the_scale_is_the_matrix_own_and_even_about_zero(values, scale, expected):
-    image = heatmap("x", square(values, **scale)).figure.axes[0].images[0]
-    assert image.get_clim() == pytest.approx(expected)
+    cells = heatmap("x", square(values, **scale)).figure.axes[0].collections[0]
+    assert cells.get_clim() == pytest.approx(expected)
+    # The first row stands on top.
+    assert heatmap("x", square([[1.0], [2.0]])).figure.axes[0].get_ylim() == (1.5, -0.5)
+
+
+def test_nothing_is_an_image_since_pages_load_none():
+    for count in (2, 30):
+        svg = inline_svg(heatmap("x", square(np.arange(float(count**2)).reshape(count, count))), "one")
+        assert "<image" not in svg
+        assert "data:" not in svg
+
+
+def test_numbers_on_pale_cells_stay_dark_where_the_page_is_dark():
+    chart = heatmap("x", square([[0.1, 0.9, np.nan]], low=0.0, high=1.0))
+    assert [text.get_color() for text in chart.figure.axes[0].texts] == ["#141416", "white", INK]
+    # The page's own colour takes the place of INK alone.
+    assert "#141416" in inline_svg(chart, "one")
 
 
 def test_large_matrices_have_no_numbers_and_equal_charts_are_equal_files(tmp_path):

@@ -92,3 +92,28 @@ def test_settings_sort_numbers_by_size_after_none_and_before_words() -> None:
 
 def test_values_are_shown_as_typed() -> None:
     assert [shown(value) for value in (True, None, 0.1, "a b", ["x", 1])] == ["true", "null", "0.1", "a b", "[x, 1]"]
+
+
+def test_numbers_have_as_few_digits_as_tell_them_apart(make_accuracies):
+    scales = {"a": 0.5488135039273248, "b": 0.548830012, "c": 0.25, "d": 3, "e": 1e-06, "f": 1000.0}
+    runs = [make_accuracies(name, "ties", {"x": 0.5}, params={"scale": scale}) for name, scale in scales.items()]
+    assert labels(*runs) == [
+        "ties (scale=0.54881)", "ties (scale=0.54883)", "ties (scale=0.25)", "ties (scale=3)", "ties (scale=1e-06)",
+        "ties (scale=1000.0)",
+    ]  # fmt: skip
+
+
+def test_lists_of_numbers_are_shortened_too(make_accuracies):
+    runs = [
+        make_accuracies(name, "ties", {"x": 0.5}, params={"weights": weights})
+        for name, weights in (("a", [0.123456789, 1.0]), ("b", [0.333333333, 1.0]))
+    ]
+    assert labels(*runs) == ["ties (weights=[0.1235, 1.0])", "ties (weights=[0.3333, 1.0])"]
+
+
+def test_numbers_that_differ_in_the_last_digit_only_stay_whole(make_accuracies):
+    runs = [
+        make_accuracies(name, "ties", {"x": 0.5}, params={"scale": scale})
+        for name, scale in (("a", 0.1), ("b", 0.1 + 2**-56))
+    ]
+    assert labels(*runs) == ["ties (scale=0.1)", "ties (scale=0.10000000000000002)"]

@@ -1,7 +1,9 @@
 import pytest
 
+from fusionbench.errors import ConfigError
 from fusionbench.records import SuiteRef
-from fusionbench.report.leaderboard import as_csv, as_markdown, leaderboards
+from fusionbench.report.board_files import write_boards
+from fusionbench.report.leaderboard import as_csv, as_latex, as_markdown, leaderboards
 
 
 @pytest.fixture
@@ -81,3 +83,34 @@ def test_a_yardstick_with_two_settings_is_no_method(make_accuracies):
     ]
     (found,) = leaderboards(runs)
     assert [(s.rank, s.method) for s in found.standings] == [(None, "pretrained"), (None, "pretrained"), (1, "ties")]
+
+
+def test_only_the_forms_that_are_asked_for_are_written(board, tmp_path):
+    written = write_boards([board], ["latex", "csv", "csv"], tmp_path)
+    assert [path.name for path in written] == ["leaderboard.tex", "leaderboard.csv"]
+    assert sorted(path.name for path in tmp_path.glob("leaderboard.*")) == ["leaderboard.csv", "leaderboard.tex"]
+    with pytest.raises(
+        ConfigError, match=r"--format md,png: a leaderboard has no form 'png'. Known: csv, html, latex, md"
+    ):
+        write_boards([board], ["md", "png"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_latex_has_yardsticks_above_a_rule_and_special_letters_escaped(board):
+    lines = as_latex([board]).splitlines()
+    assert lines[:2] == [r"\begin{table}", r"  \centering"]
+    assert lines[5] == r"    rank & method & average & s.e. & normalized & seeds & parameters & bytes \\"
+    ranked = [index for index, line in enumerate(lines) if line.startswith("    1 &")]
+    assert lines[ranked[0]].startswith(r"    1 & task\_arithmetic (scale=0.3) & 80.0 & 10.0 &")
+    # Two rules: below the heads, and below the two yardsticks.
+    assert [index for index, line in enumerate(lines) if line == r"    \midrule"] == [6, ranked[0] - 1]
+    assert lines[-2:] == [r"  \end{tabular}", r"\end{table}"]
+
+
+def test_many_digits_of_a_search_are_not_all_shown(make_accuracies):
+    runs = [
+        make_accuracies(name, "ties", {"x": 0.5}, params={"scale": scale})
+        for name, scale in (("a", 0.5488135039273248), ("b", 0.7151893663724195))
+    ]
+    (found,) = leaderboards(runs)
+    assert {s.label for s in found.standings} == {"ties (scale=0.5488)", "ties (scale=0.7152)"}

@@ -1,6 +1,7 @@
 """Rows, columns, cells and what is marked as best."""
 
 from collections.abc import Callable
+from typing import Any
 
 from fusionbench.records import MetricInfo, Run, SuiteRef
 from fusionbench.report.tables import Table, table_of, tables_of
@@ -162,3 +163,30 @@ def test_scores_on_other_data_stand_in_a_table_of_their_own(make_accuracies):
         for name, split in splits.items()
     ]
     assert [table.title for table in tables_of(runs)] == ["mini/clip (small)", "mini/clip (small), validation split"]
+
+
+def test_corruptions_vary_within_one_table_and_the_best_is_that_of_each(make_accuracies):
+    def made(name: str, method: str, value: float, corruption: str | None) -> Any:
+        tasks = {"split": "test", "corruption": corruption, "severity": 2}
+        return make_accuracies(name, method, {"mnist": value}, recipe={"tasks": tasks})
+
+    runs = [
+        made("a", "ties", 0.9, None), made("b", "ties", 0.5, "contrast"), made("c", "dare", 0.8, None),
+        made("d", "dare", 0.6, "contrast"), made("e", "dare", 0.2, "pixelate"),
+    ]  # fmt: skip
+    (table,) = tables_of(runs)
+    assert table.title == "mini/clip (small)"
+    # Two rows of one method that is alone with its corruption are no rivals of others.
+    assert [(row.label, row.cells[0].best) for row in table.rows] == [
+        ("ties", True),
+        ("ties (tasks.corruption=contrast)", False),
+        ("dare", False),
+        ("dare (tasks.corruption=contrast)", True),
+        ("dare (tasks.corruption=pixelate)", False),
+    ]
+    assert "Bold: best value apart from the reference rows, among rows of the same corruption." in table.caption
+    # Where all have the same one, the title says it and the rows do not.
+    (alone,) = tables_of([runs[1], runs[3]])
+    assert alone.title == "mini/clip (small), contrast, severity 2"
+    assert [row.label for row in alone.rows] == ["ties", "dare"]
+    assert "corruption" not in alone.caption

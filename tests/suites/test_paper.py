@@ -1,6 +1,7 @@
 """The papers' own suites: every published model is counted, and every description can be read."""
 
 import hashlib
+import re
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from fusionbench.run.setting import resolve
 from fusionbench.suites import Suite, load_suite
 from fusionbench.suites.paper import check_origins, describe, names, suite_of
 from fusionbench.suites.tasks import task_spec
+from fusionbench.tasks.class_lists import class_list
 
 GLUE = ("cola", "mnli", "mrpc", "qnli", "qqp", "rte", "sst2")
 TA8 = ("sun397", "stanford_cars", "resisc45", "eurosat", "svhn", "gtsrb", "mnist", "dtd")
@@ -79,6 +81,24 @@ def test_every_experiments_suite_is_there_with_the_experts_that_it_names():
             assert suite.restricted(**chosen).seen or suite.name == "mistral-7b/three-experts"
 
 
+@pytest.mark.parametrize("name", names())
+def test_every_model_and_data_set_says_how_it_is_had(name):
+    """An id of the hub, or a local file with its source; a local model that nobody publishes has the command."""
+    suite = read(name)
+    models = {"base": str(suite.pool.base)}
+    models |= {key: str(expert.adapter or expert.model) for key, expert in suite.pool.experts.items()}
+    for key, reference in models.items():
+        origin = suite.origins.get(key)
+        if origin is None:
+            assert re.fullmatch(r"([\w.-]+/)?[\w.-]+(@[\w.-]+)?", reference), (key, reference)
+        else:
+            assert reference.startswith(str(cache_folder("models")))
+            assert ("not published" in origin.source) == (origin.make is not None), key
+    for task in suite.tasks.tasks:
+        dataset = task_spec(suite, task).dataset
+        assert dataset.startswith(str(cache_folder("models"))) or re.fullmatch(r"[\w.-]+(/[\w.-]+)?", dataset), task
+
+
 def test_published_ids():
     b32 = read("clip-vit-b32/ta8")
     assert b32.pool.base == "openai/clip-vit-base-patch32"
@@ -93,6 +113,54 @@ def test_published_ids():
     assert [e.model for e in read("gpt2/glue7").pool.experts.values()] == [f"tanganke/gpt2_{task}" for task in GLUE]
     lora = read("flan-t5-large/glue8-lora").pool.experts["stsb"]
     assert (lora.model, lora.adapter) == ("google/flan-t5-large", "tanganke/flan-t5-large_glue-stsb_lora-16")
+
+
+# Parts 2.1 and 3.2 of the specification: how a task is called in the ids of models, and where its data are.
+CLIP_TASKS = {
+    "sun397": ("sun397", "tanganke/sun397"),
+    "stanford_cars": ("stanford-cars", "tanganke/stanford_cars"),
+    "resisc45": ("resisc45", "tanganke/resisc45"),
+    "eurosat": ("eurosat", "tanganke/eurosat"),
+    "svhn": ("svhn", "ufldl-stanford/svhn"),
+    "gtsrb": ("gtsrb", "tanganke/gtsrb"),
+    "mnist": ("mnist", "ylecun/mnist"),
+    "dtd": ("dtd", "tanganke/dtd"),
+    "oxford_flowers102": ("oxford_flowers102", "dpdl-benchmark/oxford_flowers102"),
+    "pcam": ("pcam", "1aurent/PatchCamelyon"),
+    "fer2013": ("fer2013", "clip-benchmark/wds_fer2013"),
+    "oxford_iiit_pet": ("oxford-iiit-pet", "timm/oxford-iiit-pet"),
+    "stl10": ("stl10", "tanganke/stl10"),
+    "cifar100": ("cifar100", "tanganke/cifar100"),
+    "cifar10": ("cifar10", "tanganke/cifar10"),
+    "food101": ("food101", "ethz/food101"),
+    "fashion_mnist": ("fashion_mnist", "zalando-datasets/fashion_mnist"),
+    "emnist_letters": ("emnist_letters", "tanganke/emnist_letters"),
+    "kmnist": ("kmnist", "tanganke/kmnist"),
+    "rendered_sst2": ("rendered-sst2", "nateraw/rendered-sst2"),
+}
+CLIP_BASES = {"b32": "clip-vit-base-patch32", "b16": "clip-vit-base-patch16", "l14": "clip-vit-large-patch14"}
+
+
+@pytest.mark.parametrize("size", CLIP_BASES)
+@pytest.mark.parametrize("count", [8, 14, 20])
+def test_suites_of_image_tasks_are_the_first_of_one_list_with_ids_of_one_form(size, count):
+    suite = read(f"clip-vit-{size}/ta{count}")
+    assert suite.pool.base == f"openai/{CLIP_BASES[size]}"
+    wanted = {task: f"tanganke/{CLIP_BASES[size]}_{name}" for task, (name, _) in list(CLIP_TASKS.items())[:count]}
+    assert {task: expert.model for task, expert in suite.pool.experts.items()} == wanted
+    assert list(suite.pool.experts) == list(suite.seen) == list(CLIP_TASKS)[:count]
+
+
+@pytest.mark.parametrize("task", CLIP_TASKS)
+def test_an_image_task_has_its_published_data_its_own_class_names_and_its_own_prompts(task):
+    spec = task_spec(read("clip-vit-b16/ta20"), task)
+    assert spec.dataset == CLIP_TASKS[task][1]
+    assert (spec.class_names, spec.templates) == (class_list(task).class_names, class_list(task).templates)
+    # The hub's test split, of Food-101 its validation split; a tenth of train where something is selected.
+    test = "validation" if task == "food101" else "test"
+    assert spec.splits == {"train": "train", "validation": "train[10%]", "test": test}
+    assert (spec.columns.image, spec.columns.label) == (("jpg", "cls") if task == "fer2013" else ("image", "label"))
+    assert spec.config == ("cropped_digits" if task == "svhn" else None)
 
 
 def test_columns_splits_and_metrics_are_those_of_the_published_data_sets():
@@ -190,12 +258,16 @@ DEFAULTS = {
     "clip-vit-b32/ta8": {"fisher": {"examples": 256, "batch": 32}, "regmean": {"off_diagonal": 0.6, "batch": 32}},
     "clip-vit-l14/ta20": {"fisher": {"examples": 256, "batch": 8}, "regmean": {"off_diagonal": 0.6, "batch": 8}},
     "clip-vit-b16/ta8": {
-        "adamerging": {"learning_rate": 1e-3, "steps": 1000, "batch": 16, "batches": 1},
+        # FusionBench's tables let λ leave [0, 1]; the Concrete paper's do not.
+        "adamerging": {"learning_rate": 1e-3, "steps": 1000, "batch": 16, "batches": 1, "clamp": False},
         "wemoe": {"learning_rate": 1e-4, "schedule": "constant"},
         "smile": {"gate_k": 16, "k": 128},
     },
     "clip-vit-b16/ta8-l_lora": {"ties": {"scope": "changed"}},
-    "openclip-vit-b32/ta8": {"concrete_adamerging": {"inner_rate": 1.0, "learning_rate": 1e-3, "batch": 16}},
+    "openclip-vit-b32/ta8": {
+        "concrete_adamerging": {"inner_rate": 1.0, "learning_rate": 1e-3, "batch": 16},
+        "adamerging": {"learning_rate": 1e-3, "steps": 1000, "batch": 16, "batches": 1, "clamp": True},
+    },
     "gpt2/glue7": {
         "fisher": {"examples": 512, "batch": 8}, "regmean": {"off_diagonal": 0.6, "batch": 32},
         "adamerging": {"learning_rate": 1e-4},

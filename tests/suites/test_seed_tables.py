@@ -1,7 +1,6 @@
 """The record and the table of one suite's methods over suite seeds, on reports written by hand."""
 
 import importlib.util
-import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -52,16 +51,15 @@ def test_reports_that_make_no_table_are_refused(loaded: dict[str, ModuleType]) -
         loaded["table"].over_seeds([report("ties", 0, 0.7), other])
 
 
-def test_orders_are_held_within_seeds(
-    loaded: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_orders_are_held_within_seeds(loaded: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> None:
     """Differences .1 and −.02 and 0: mean .027, deviation .064, over √3 .037; one of three holds."""
     regmean, average = (0.7, 0.5, 0.6), (0.6, 0.52, 0.6)
     reports = [report("regmean", seed, value) for seed, value in enumerate(regmean)]
     reports += [report("simple_average", seed, value) for seed, value in enumerate(average)]
-    (tmp_path / "made.json").write_text(json.dumps({"values": loaded["table"].over_seeds(reports)}))
-    monkeypatch.setattr(loaded["adaptive_results"], "RESULTS", tmp_path)
-    said = loaded["adaptive_results"].seeds_table("made", lambda _: "made by hand")
+    record = {"values": loaded["table"].over_seeds(reports)}
+    monkeypatch.setattr(loaded["adaptive_results"], "read", {"made": record}.__getitem__)
+    monkeypatch.setattr(loaded["adaptive_results"], "origin", lambda _: "made by hand")
+    said = loaded["adaptive_results"].seeds_table("made")
     assert "| regmean > simple_average | 0.027 ± 0.037 | 1 of 3 seeds |" in said
     assert "| regmean | 0.600 ± 0.058 | 0: 0.700, 1: 0.500, 2: 0.600 |" in said
     assert said.count(" > ") == 1

@@ -10,8 +10,10 @@ import pytest
 
 from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, ConfigError, Interrupted, MissingExtra
+from fusionbench.launch.jobs import perform
 from fusionbench.sweep import Outcome, run_all, run_as_finished
-from fusionbench.sweep.launched import died, job_of, outcome_of, perform
+from fusionbench.sweep.launched import job_of, outcome_of
+from launched_here import jobs_here
 
 Make = Callable[..., Recipe]
 PROCESSES = ["runtime.launcher.name=processes", "runtime.launcher.workers=2"]
@@ -105,36 +107,43 @@ def test_a_bug_in_a_run_is_a_row_with_its_traceback(
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError("a bug of ours")
 
-    monkeypatch.setattr("fusionbench.sweep.launched.run", broken)
-    answer = perform(job_of(make(0.3, *PROCESSES), tmp_path, force=False))
+    monkeypatch.setattr("fusionbench.sweep.local.run", broken)
+    answer = perform(job_of(make(0.3, *PROCESSES), tmp_path))
     outcome = outcome_of(make(0.3), tmp_path, answer)
     assert outcome.result is None
+    assert "A bug ended this run" in str(outcome.error)
     assert "ZeroDivisionError: a bug of ours" in str(outcome.error)
 
 
-def test_a_machine_without_the_shared_folder_says_so(make: Make, tmp_path: Path) -> None:
-    job = {**job_of(make(0.3), tmp_path, force=False), "here": str(tmp_path / "not-here")}
-    assert "Start the sweep in a folder that all machines share" in perform(job)["message"]
-
-
-def test_an_error_keeps_its_kind_and_its_words_on_the_way(make: Make, tmp_path: Path) -> None:
+def test_an_error_at_a_worker_is_the_outcome(make: Make, tmp_path: Path) -> None:
     outcome = outcome_of(make(0.3), tmp_path, {"error": "MissingPart", "message": "The family 'x' has no y."})
     assert type(outcome.error).__name__ == "MissingPart"
     assert str(outcome.error) == "The family 'x' has no y."
-    assert "lost twice (signal SIGKILL)" in str(outcome_of(make(0.3), tmp_path, died("signal SIGKILL")).error)
+
+
+def test_runs_are_named_by_their_caller(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = jobs_here(monkeypatch)
+    names = ["first", "second", "third"]
+    for overrides in ([], PROCESSES):
+        # Two equal recipes with other names are two runs.
+        recipes = [make(0.3, *overrides), make(0.3, *overrides), make(0.5, *overrides)]
+        outcomes = list(run_all(recipes, tmp_path / f"runs-{len(overrides)}", names=names))
+        assert [outcome.result and outcome.result.folder.name for outcome in outcomes] == names
+        assert [outcome.result and outcome.result.reused for outcome in outcomes] == [False] * 3
+    assert given == [3]
 
 
 def test_ctrl_c_stops_all_and_keeps_what_is_finished(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fusionbench.sweep import processes
+    from fusionbench.launch import processes
 
     started: list[subprocess.Popen[bytes]] = []
     real = subprocess.Popen
 
     def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
         process = real(command, **options)  # type: ignore[call-overload]
-        started.extend([process] * (command[-1] == "fusionbench.sweep.worker"))
+        started.extend([process] * (command[-1] == "fusionbench.launch.worker"))
         return process
 
     def stop(what: str, done: int, total: int) -> None:
@@ -154,8 +163,8 @@ def test_ctrl_c_stops_all_and_keeps_what_is_finished(
 
 KILLING = """
 import os, pathlib, runpy, signal, sys
-import fusionbench.sweep.launched as launched
-real = launched.perform
+import fusionbench.launch.jobs as jobs
+real = jobs.perform
 def perform(job):
     print("a library that prints", flush=True)
     count = pathlib.Path(os.environ["DEATHS"])
@@ -163,19 +172,19 @@ def perform(job):
         count.write_text(str(left - 1))
         os.kill(os.getpid(), signal.SIGKILL)
     return real(job)
-launched.perform = perform
-runpy.run_module("fusionbench.sweep.worker", run_name="__main__")
+jobs.perform = perform
+runpy.run_module("fusionbench.launch.worker", run_name="__main__")
 """
 
 
 WAITING = """
 import runpy, sys, threading
-import fusionbench.sweep.launched as launched
+import fusionbench.launch.jobs as jobs
 def perform(job):
     print("begun", file=sys.stderr, flush=True)
     threading.Event().wait()
-launched.perform = perform
-runpy.run_module("fusionbench.sweep.worker", run_name="__main__")
+jobs.perform = perform
+runpy.run_module("fusionbench.launch.worker", run_name="__main__")
 """
 
 
@@ -197,13 +206,13 @@ def test_a_worker_stops_in_the_midst_of_a_run_when_whoever_started_it_is_gone() 
 @pytest.fixture
 def killing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Let workers kill themselves at the run of scale 0.5, as often as the file says that is returned."""
-    from fusionbench.sweep import processes
+    from fusionbench.launch import processes
 
     real, count = subprocess.Popen, tmp_path / "deaths"
 
     def start(command: list[str], **options: object) -> subprocess.Popen[bytes]:
         # Others start processes too, as to ask for the machine's name.
-        worker = command[-1] == "fusionbench.sweep.worker"
+        worker = command[-1] == "fusionbench.launch.worker"
         return real([sys.executable, "-c", KILLING] if worker else command, **options)  # type: ignore[call-overload]
 
     monkeypatch.setenv("DEATHS", str(count))

@@ -1,13 +1,17 @@
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from forked import in_processes
 from fusionbench.families import Batch, load_module
 from fusionbench.families.clip import Clip
 from fusionbench.mixing import FusedModule
 from fusionbench.tasks import ImageTask, Predictor, Score, Task, evaluate, from_arrays, open_vocabulary_task
+from fusionbench.tasks.evaluation import Part, joined_rows, parts_of_split, rows_of
+from fusionbench.training import joined
 from fusionbench.weights.sources import open_source
 from tiny_clip import noise
 
@@ -82,3 +86,66 @@ def test_a_model_is_scored_as_a_loop_over_its_own_logits_scores_it(task: ImageTa
         answers = model(pixel_values=pixels, **tokens).logits_per_image.argmax(dim=1)
     found = evaluate(FusedModule(model, Clip()), other, batch=5, keep_rows=True)
     assert found.rows["correct"].tolist() == (answers.numpy() == np.arange(12) % 2).tolist()
+
+
+class Numbers:
+    """A task of ten examples whose rows tell which batch they were in, and that reads four at a time at most."""
+
+    name = "numbers"
+
+    def size(self, split: str) -> int:
+        return 10
+
+    def batches(self, split: str, *, size: int, start: int = 0, limit: int | None = None) -> Iterator[Batch]:
+        count, size = min(limit or 10, 10), min(size, 4)
+        for first in range(start, count, size):
+            yield {"number": torch.arange(first, min(first + size, count))}
+
+    def rows(self, predict: Predictor, batch: Batch) -> dict[str, np.ndarray]:
+        return {"number": batch["number"].numpy(), "batch": np.full(len(batch["number"]), int(batch["number"][0]))}
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "expected"),
+    [
+        (1, None, [(0, 10)]),
+        (2, None, [(0, 4), (4, 10)]),
+        (3, None, [(0, 4), (4, 8), (8, 10)]),
+        (9, None, [(0, 4), (4, 8), (8, 10)]),
+        (2, 5, [(0, 4), (4, 5)]),
+        (2, 3, [(0, 3)]),
+        (2, 99, [(0, 4), (4, 10)]),
+    ],
+)
+def test_parts_begin_where_a_batch_begins_and_are_all_examples_once(count, limit, expected) -> None:
+    parts = parts_of_split(Numbers(), "test", count, limit=limit)
+    assert parts == [Part(*part) for part in expected]
+    rows = joined_rows([rows_of(None, Numbers(), "test", part, limit=limit) for part in parts])
+    whole = rows_of(None, Numbers(), "test", limit=limit)
+    assert rows["number"].tolist() == list(range(min(limit or 10, 10)))
+    assert {name: column.tolist() for name, column in rows.items()} == {
+        name: column.tolist() for name, column in whole.items()
+    }
+
+
+def test_a_task_whose_one_batch_stands_for_all_is_one_part() -> None:
+    class Harness(Numbers):
+        def batches(self, split: str, *, size: int, start: int = 0, limit: int | None = None) -> Iterator[Batch]:
+            yield {} if limit is None else {"limit": limit}
+
+    assert parts_of_split(Harness(), "test", 4) == parts_of_split(Harness(), "test", 4, limit=2) == [Part()]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_find_the_bits_of_one(task: ImageTask, clip_folder: Path, count: int) -> None:
+    """Ten examples in batches of three; with four processes one has a single example."""
+    module = load_module(Clip(), open_source(clip_folder))
+    fused = FusedModule(module, Clip())
+    next(task.batches("test", size=1))
+
+    def found() -> tuple[object, list[object]]:
+        evaluation = evaluate(fused, task, "test", batch=3, keep_rows=True, processes=joined())
+        return evaluation.scores, [column.tolist() for column in evaluation.rows.values()]
+
+    (alone,) = in_processes(1, found)
+    assert in_processes(count, found) == [alone] * count

@@ -50,12 +50,12 @@ def test_four_times_the_tensors_cost_at_most_four_times_the_calls(method, tmp_pa
 
 def test_a_header_is_parsed_once_whatever_asks_for_it(tmp_path, monkeypatch) -> None:
     parsed = []
-    parse = safetensors._parse
+    parse = safetensors.parse_header
 
     def noted(path: Path, *others: object) -> object:
         parsed.append(path.parent.name)
         return parse(path, *others)
 
-    monkeypatch.setattr(safetensors, "_parse", noted)
+    monkeypatch.setattr(safetensors, "parse_header", noted)
     merge(recipe_of(tmp_path, 3, "task_arithmetic"), tmp_path / "3" / "out")
     assert sorted(parsed) == ["a", "b", "base", "out.partial"]

@@ -1,5 +1,6 @@
 import json
 import struct
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from safetensors.torch import save
 
 from checkpoints import entry, raw_safetensors, save_model
 from fusionbench.errors import CheckpointError
+from fusionbench.weights import safetensors
 from fusionbench.weights.headers import NUMPY, entries
 from fusionbench.weights.safetensors import SafetensorsFile, open_safetensors, read_config
 
@@ -232,3 +234,28 @@ def test_a_fingerprint_differs_where_an_entry_or_a_name_does(changed, tmp_path):
     one = open_safetensors("x", save_model(tmp_path / "x", {"a": torch.arange(100.0)}))
     other = open_safetensors("y", save_model(tmp_path / "y", changed))
     assert one.fingerprint() != other.fingerprint()
+
+
+@pytest.mark.parametrize("changed", [f"layer{number}.{part}" for number in range(8) for part in ("bias", "weight")])
+def test_a_fingerprint_sees_a_change_of_any_one_tensor_of_a_file_that_it_samples(changed, tmp_path, monkeypatch):
+    # As in a file of gigabytes: two blocks do not come to every tensor, and no weight is as small as a block.
+    for name, value in {"SAMPLES": 2, "SAMPLE_BYTES": 64, "PAGE_BYTES": 8}.items():
+        monkeypatch.setattr(safetensors, name, value)
+    sizes = {"bias": 4, "weight": 40}
+    tensors = {f"layer{number}.{part}": torch.zeros(size) for number in range(8) for part, size in sizes.items()}
+    one = open_safetensors("x", save_model(tmp_path / "x", tensors))
+    # All of a weight, as training leaves it; of a bias a single entry.
+    tensors[changed] = tensors[changed] + (torch.arange(4) == 3 if "bias" in changed else 1)
+    other = open_safetensors("y", save_model(tmp_path / "y", tensors))
+    assert one.fingerprint() != other.fingerprint()
+
+
+def test_a_fingerprint_reads_no_more_of_a_large_file_than_its_samples(tmp_path, monkeypatch):
+    for name, value in {"SAMPLES": 2, "SAMPLE_BYTES": 64, "PAGE_BYTES": 8}.items():
+        monkeypatch.setattr(safetensors, name, value)
+    path = save_model(tmp_path / "x", {"bias": torch.zeros(4), "weight": torch.zeros(10000)}) / "model.safetensors"
+    found = SafetensorsFile(path)
+    heard = []
+    found.digest(SimpleNamespace(update=lambda part: heard.append(len(part))))
+    assert heard[0] == len(found.header) + 8
+    assert sum(heard[1:]) <= 3 * 64 + 16 + 8

@@ -5,7 +5,17 @@ from torch import nn
 
 from fusionbench.errors import NotFinite
 from fusionbench.weights.headers import TensorSpec, entries
-from fusionbench.weights.tensors import TORCH, LazyWeights, MemorySink, TensorSource, as_bytes, as_tensor, cast
+from fusionbench.weights.tensors import (
+    TORCH,
+    LazyWeights,
+    MemorySink,
+    TensorSource,
+    as_bytes,
+    as_tensor,
+    cast,
+    finite,
+    is_finite,
+)
 
 KINDS = sorted(TORCH)
 
@@ -125,3 +135,22 @@ def test_a_sink_in_memory_gives_back_what_was_written_in_pieces():
     assert sink.weights["w"].tolist() == [[1.0, 0.0], [2.0, 3.0]]
     assert sink.weights["b"].item() is True
     assert sink.weights["none"].shape == (0, 2)
+
+
+@pytest.mark.parametrize("wild", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_one_wild_entry_is_found_wherever_it_is(wild, kind):
+    for place in (0, 7, 1023, 1030):
+        tensor = torch.ones(1031, dtype=kind)
+        assert is_finite(tensor)
+        tensor[place] = wild
+        assert not is_finite(tensor)
+    assert is_finite(torch.ones(0, dtype=kind))
+    assert not is_finite(torch.tensor(wild, dtype=kind))
+
+
+def test_the_first_wild_entry_is_named_by_its_place():
+    tensor = torch.zeros(2, 3)
+    tensor[1, 1:] = float("inf")
+    with pytest.raises(NotFinite, match=r"one: w holds inf at \[3, 1\]"):
+        finite(tensor, "one", TensorSpec("w", "F32", (4, 3)), start=6)

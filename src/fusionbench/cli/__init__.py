@@ -1,5 +1,6 @@
 """The command line: `fusionbench` and a verb, then `key=value`. Exit 0 done, 2 the user's mistake, 1 a bug of ours."""
 
+import os
 import sys
 
 EXIT_MISTAKE = 2
@@ -9,6 +10,14 @@ STOPPED = "Stopped. Nothing half-written is left under its final name; the same 
 
 def main() -> None:
     """Run the command line of this process and exit with its code."""
+    if int(os.environ.get("WORLD_SIZE") or 1) > 1:
+        from fusionbench.cli.several import main_of_several
+
+        main_of_several(_main, EXIT_MISTAKE)
+    _main()
+
+
+def _main() -> None:
     try:
         import typer
 

@@ -8,9 +8,11 @@ import typer
 from fusionbench.cli.console import counted, note, progress, say, say_json
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from fusionbench.compat import Stage
     from fusionbench.config import Recipe
+    from fusionbench.forecast import Forecast
     from fusionbench.weights.inspection import Inspection
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as method=ties method.density=0.2")]
@@ -30,41 +32,41 @@ def add_to(application: typer.Typer) -> None:
 def merge(
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option("-r", "--recipe", help="YAML of a recipe, ours or mergekit's.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the merged model; must not exist.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the merged model, which must not exist; or an address.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, write nothing.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Digest every byte of inputs and outputs into fusion.lock.json.")
+        bool, typer.Option("--verify", help="Read the output again and compare; digest every byte into the lock.")
     ] = False,
 ) -> None:
     """Merge checkpoints tensor by tensor, from disk to disk."""
     from time import perf_counter
 
-    from fusionbench.compat import load_stages, to_yaml
+    from fusionbench.compat import load_stages
     from fusionbench.errors import ConfigError
-    from fusionbench.stages import merge_stages, notes_of
+    from fusionbench.records import output_place
+    from fusionbench.records.remote import published_model
+    from fusionbench.stages import merge_stages
+    from fusionbench.weights.lock import LOCK
 
     stages = load_stages(recipe, overrides or [])
     loaded = stages[-1].recipe
     for line in dict.fromkeys(line for stage in stages for line in stage.notes):
         note(line)
     if dry_run:
-        for stage in stages:
-            if stage.needs:
-                note(f"{stage.name or 'the output'} is planned when {', '.join(sorted(stage.needs))} is made.")
-                continue
-            for line in notes_of(stage.recipe):
-                note(line)
-        say(loaded.to_yaml() if len(stages) == 1 else to_yaml(stages))
+        _say_plan(stages)
         return
     for stage in stages:
         _refuse_idle(stage.recipe)
-    folder = out or (Path(loaded.output.folder) if loaded.output.folder else None)
-    if folder is None:
+    name = out or loaded.output.folder
+    if name is None:
         raise ConfigError("Say where the merged model goes: add --out FOLDER.")
+    place = output_place(name)
     started = perf_counter()
-    with progress() as advance:
+    with published_model(place, last=LOCK) as folder, progress() as advance:
         merged, reused = merge_stages(stages, folder, advance, digest=verify)
     for line in reused:
         note(line)
@@ -72,10 +74,24 @@ def merge(
         note(line)
     seconds = perf_counter() - started
     say(
-        f"Merged {counted(len(loaded.experts), 'expert')} by {loaded.method.name} into {merged.folder}: "
+        f"Merged {counted(len(loaded.experts), 'expert')} by {loaded.method.name} into {place}: "
         f"{counted(merged.parameters, 'parameter')}, {merged.bytes / 1e6:,.1f} MB, in {seconds:.1f} s "
         f"({counted(merged.passes, 'pass')} over the inputs)."
     )
+
+
+def _say_plan(stages: "Sequence[Stage]") -> None:
+    """Print the recipes of a merge, and what is to be known of it."""
+    from fusionbench.compat import to_yaml
+    from fusionbench.stages import notes_of
+
+    for stage in stages:
+        if stage.needs:
+            note(f"{stage.name or 'the output'} is planned when {', '.join(sorted(stage.needs))} is made.")
+            continue
+        for line in notes_of(stage.recipe):
+            note(line)
+    say(stages[-1].recipe.to_yaml() if len(stages) == 1 else to_yaml(stages))
 
 
 def _refuse_idle(recipe: "Recipe") -> None:
@@ -98,7 +114,7 @@ def plan(
     out: Annotated[Path, typer.Option(help="Where the merged model would go.")] = Path("merged"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a merge would take in time, memory and disk; from headers and a rehearsal of about two seconds."""
+    """Say what a merge would take in time, memory and disk; from headers, also of the hub's, and a short rehearsal."""
     from dataclasses import asdict
 
     from fusionbench.compat import load_stages
@@ -110,19 +126,32 @@ def plan(
         say_json({name: asdict(each) for name, each in found.items()})
         return
     for name, each in found.items():
-        say(
-            f"{name}: {counted(each.parameters, 'parameter')} in {counted(each.tensors, 'tensor')}\n"
-            f"  reads    {each.read / 1e6:,.0f} MB, {counted(each.passes, 'time')}\n"
-            f"  writes   {each.written / 1e6:,.0f} MB; {each.free / 1e6:,.0f} MB are free\n"
-            f"  takes    about {each.seconds:,.1f} s with the inputs in memory; add what reading them from disk takes\n"
-            f"  memory   about {each.memory / 1e6:,.0f} MB beside mapped files\n"
-            f"  known from a rehearsal on {each.rehearsed:.1%} of the entries"
-        )
+        _say_forecast(name, each)
         if each.written > each.free:
             note(f"{name} does not fit on the disk of {out}.")
     for stage in stages:
         if stage.needs:
             note(f"{stage.name or 'the output'} is known when {', '.join(sorted(stage.needs))} is made.")
+
+
+def _say_forecast(name: str, found: "Forecast") -> None:
+    """Print what a merge reads and writes, and what it takes on each device."""
+    from rich.table import Table
+
+    say(
+        f"{name}: {counted(found.parameters, 'parameter')} in {counted(found.tensors, 'tensor')}\n"
+        f"  reads    {found.read / 1e6:,.0f} MB in each pass\n"
+        f"  writes   {found.written / 1e6:,.0f} MB; {found.free / 1e6:,.0f} MB are free"
+    )
+    if found.fetched:
+        say(f"  fetches  {found.fetched / 1e6:,.0f} MB from the hub first, which are not on this machine")
+    table = Table("device", "passes", "seconds", "MB of memory", "rehearsed", box=None, header_style="bold")
+    for device, cost in found.devices.items():
+        table.add_row(
+            device, str(cost.passes), f"{cost.seconds:,.1f}", f"{cost.memory / 1e6:,.0f}", f"{cost.rehearsed:.1%}"
+        )
+    say(table)
+    say("  seconds are with the inputs in memory, to which reading them from disk adds; memory is beside mapped files")
 
 
 def inspect(
@@ -138,9 +167,11 @@ def inspect(
     from fusionbench.merge import tower_of
     from fusionbench.weights.inspection import distances
     from fusionbench.weights.inspection import inspect as look
+    from fusionbench.weights.remote import open_headers
     from fusionbench.weights.sources import open_source
 
-    sources = [open_source(model) for model in models]
+    # Norms need every number, and so the whole model on this machine.
+    sources = [(open_source if norms else open_headers)(model) for model in models]
     tower = tower_of(sources[0])
     found = look(sources, tower=tower)
     measured = sources[1:] if norms and not found.misfits else []

@@ -9,6 +9,8 @@ import typer
 from fusionbench.cli.console import complain, note, progress, say, say_json
 
 if TYPE_CHECKING:
+    from fusionbench.config import RuntimeConfig
+    from fusionbench.experiments.model import Experiment
     from fusionbench.experiments.reproduce import Answer
 
 
@@ -20,11 +22,22 @@ def add_to(application: typer.Typer) -> None:
 
 
 def reproduce(
-    name: Annotated[str, typer.Argument(help="An experiment, see fusionbench list experiments; or a YAML file.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="An experiment, see fusionbench list experiments; its YAML file; or the folder of a merge or a run, "
+            "which is made once more and compared, as by fusionbench remake."
+        ),
+    ],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="How the runs are done, such as launcher=processes launcher.workers=4")
+    ] = None,
     suite: Annotated[
         str, typer.Option(help="paper: checkpoints and data of the hub; mini: the offline stand-in.")
     ] = "paper",
-    out: Annotated[Path | None, typer.Option(help="Folder of the runs; by default runs/<name>.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Folder of the runs, or an address; by default runs/<name>-<suite>.")
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="A shorter schedule that the experiment names.")] = None,
     size: Annotated[str | None, typer.Option(help="Of the stand-in: tiny, small or large.")] = None,
     seeds: Annotated[
@@ -37,39 +50,62 @@ def reproduce(
     as_json: Annotated[bool, typer.Option("--json", help="Print the values as JSON.")] = False,
 ) -> None:
     """Run an experiment of the papers and set its values beside the printed ones."""
+    if Path(name).is_dir():
+        from fusionbench.cli.trusting import remake
+
+        remake(Path(name))
+        return
+    from fusionbench.config import RuntimeConfig
     from fusionbench.errors import ConfigError
-    from fusionbench.experiments.model import load_experiment, points, with_size
+    from fusionbench.experiments.model import load_experiment, with_size
     from fusionbench.experiments.rendering import as_markdown
-    from fusionbench.experiments.reproduce import of_matrix
     from fusionbench.experiments.reproduce import reproduce as carry_out
+    from fusionbench.records import local_of, output_place, publish_files
 
     if suite not in ("paper", "mini"):
         raise ConfigError(f"--suite {suite}: choose paper or mini.")
     which: Literal["paper", "mini"] = "mini" if suite == "mini" else "paper"
-    experiment, numbers = load_experiment(name), _numbers(seeds)
+    experiment, numbers, runtime = load_experiment(name), _numbers(seeds), RuntimeConfig.load(overrides or [])
     if size is not None:
         if which == "paper":
             raise ConfigError(f"--size {size}: the papers' suite has one size; add --suite mini.")
         experiment = with_size(experiment, size)
     if dry_run:
-        for seed in numbers:
-            if experiment.kind in ("transfer", "cosine"):
-                asked = of_matrix(experiment, stand_in=which == "mini", seed=seed)
-                say(f"# each model of the suite\n{asked.to_yaml()}---")
-            for point in points(experiment, stand_in=which == "mini", profile=profile, seed=seed):
-                say(f"# {point.row.label}\n{point.load().to_yaml()}---")
+        _say_recipes(experiment, which, profile, numbers, runtime)
         return
-    place = out or Path("runs") / f"{experiment.name}-{which}"
+    place = output_place(out or f"runs/{experiment.name}-{which}")
     with progress() as advance:
-        answer = carry_out(experiment, place, which=which, profile=profile, seeds=numbers, progress=advance)
+        answer = carry_out(
+            experiment, place, which=which, profile=profile, seeds=numbers, runtime=runtime, progress=advance
+        )
     for reason in answer.failed.values():
         complain(reason)
-    written = _write(answer, place, interactive=interactive)
+    written = publish_files(place, _write(answer, local_of(place), interactive=interactive))
     if as_json:
         say_json(_plain(answer))
         return
     say(as_markdown(answer))
-    note(f"Wrote {', '.join(path.name for path in written)} into {place}.")
+    note(f"Wrote {', '.join(name.rpartition('/')[2] for name in written)} into {place}.")
+
+
+def _say_recipes(
+    experiment: "Experiment",
+    which: Literal["paper", "mini"],
+    profile: str | None,
+    seeds: tuple[int, ...],
+    runtime: "RuntimeConfig",
+) -> None:
+    """Print the recipe of every run, without what is selected first."""
+    from fusionbench.experiments.model import points
+    from fusionbench.experiments.reproduce import of_matrix
+
+    for seed in seeds:
+        if experiment.kind in ("transfer", "cosine"):
+            asked = of_matrix(experiment, stand_in=which == "mini", seed=seed, runtime=runtime)
+            say(f"# each model of the suite\n{asked.to_yaml()}---")
+        for point in points(experiment, stand_in=which == "mini", profile=profile, seed=seed):
+            loaded = point.load(runtime=runtime.model_dump(mode="json"))
+            say(f"# {point.row.label}\n{loaded.to_yaml()}---")
 
 
 def _write(answer: "Answer", place: Path, *, interactive: bool) -> list[Path]:

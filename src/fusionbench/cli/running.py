@@ -1,11 +1,14 @@
 """`quickstart`, `run` and `evaluate`: from a suite or a recipe to a table."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fusionbench.cli.console import complain, note, progress, say, say_json
+
+if TYPE_CHECKING:
+    from fusionbench.records import Remote
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as suite=mini/clip method=ties")]
 Force = Annotated[bool, typer.Option("--force", help="Make finished runs anew.")]
@@ -25,7 +28,10 @@ def run(
     overrides: Overrides = None,
     recipe: Annotated[Path | None, typer.Option("-r", "--recipe", help="YAML of a recipe.")] = None,
     multirun: Annotated[bool, typer.Option("-m", "--multirun", help="One run for each combination of values.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The run's own folder; with -m the folder of all runs.")] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(help="The run's own folder; with -m that of all runs; also an address, such as s3://bucket/runs."),
+    ] = None,
     force: Force = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the recipes, run nothing.")] = False,
     as_json: Json = False,
@@ -42,29 +48,33 @@ def run(
     if dry_run:
         say("---\n".join(each.to_yaml() for each in recipes))
         return
-    if multirun:
-        _run_many(recipes, out or Path("runs") / "sweep", force=force, as_json=as_json)
-        return
+    from fusionbench.records import Remote, output_place
     from fusionbench.run import run as run_recipe
 
+    place = output_place(out) if out else None
+    if multirun:
+        _run_many(recipes, place or Path("runs") / "sweep", force=force, as_json=as_json)
+        return
     with progress() as advance:
-        result = run_recipe(recipes[0], out=out, force=force, progress=advance)
+        result = run_recipe(recipes[0], out=place, force=force, progress=advance)
+    folder = place if isinstance(place, Remote) else result.folder
     if as_json:
         say_json(result.report.model_dump(by_alias=True))
         return
     if result.reused:
-        note(f"{result.folder} holds this run already; its table is printed again. --force makes it anew.")
+        note(f"{folder} holds this run already; its table is printed again. --force makes it anew.")
     _tables([result.folder])
-    say(f"Report: {result.folder / 'report.json'}")
+    say(f"Report: {folder}/report.json")
 
 
 def quickstart(
     overrides: Overrides = None,
-    out: Annotated[Path, typer.Option(help="Folder of the runs and the page.")] = Path("runs/quickstart"),
+    out: Annotated[str, typer.Option(help="Folder of the runs and the page.")] = "runs/quickstart",
     force: Force = False,
 ) -> None:
     """Fuse and evaluate eight small CLIP models by three methods, offline, and write a page of the results."""
     from fusionbench.config import Recipe
+    from fusionbench.records import output_place
 
     rows: list[list[str]] = [
         ["method=pretrained"],
@@ -74,11 +84,12 @@ def quickstart(
         ["method=ties", "method.density=0.2", "method.scale=1.0"],
     ]
     recipes = [Recipe.load(None, ["suite=mini/clip", *row, *(overrides or [])]) for row in rows]
-    _run_many(recipes, out, force=force)
+    _run_many(recipes, output_place(out), force=force)
 
 
-def _run_many(recipes: list[Any], out: Path, *, force: bool, as_json: bool = False) -> None:
+def _run_many(recipes: list[Any], out: "Path | Remote", *, force: bool, as_json: bool = False) -> None:
     """Run recipes below one folder and write its table, figures and page; as JSON, print a list of their reports."""
+    from fusionbench.records import local_of, publish_files
     from fusionbench.report import report
     from fusionbench.sweep import run_all
 
@@ -95,7 +106,8 @@ def _run_many(recipes: list[Any], out: Path, *, force: bool, as_json: bool = Fal
         say_json([result.report.model_dump(by_alias=True) for result in done])
     elif folders:
         _tables(folders)
-    for path in report(folders, ("md", "csv", "png", "html"), out / "report") if folders else ():
+    written = report(folders, ("md", "csv", "png", "html"), local_of(out) / "report") if folders else []
+    for path in publish_files(out, written):
         (note if as_json else say)(f"Wrote {path}")
     if failed:
         complain(f"{failed} of {len(recipes)} runs failed; the others are kept in {out}.")
@@ -105,6 +117,9 @@ def _run_many(recipes: list[Any], out: Path, *, force: bool, as_json: bool = Fal
 def evaluate(
     model: Annotated[str, typer.Argument(help="A folder, a file or a hub id.")],
     overrides: Overrides = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that keeps report and rows; with a launcher runs/evaluated/<8 hex>.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score one model on the tasks of a suite."""
@@ -121,7 +136,7 @@ def evaluate(
             f"{', '.join(idle) or 'method'}: evaluate scores the model as it is; it takes suite, tasks and runtime."
         )
     with progress() as advance:
-        found = evaluate_model(model, asked.suite, asked.tasks, advance, runtime=asked.runtime)
+        found = evaluate_model(model, asked.suite, asked.tasks, advance, runtime=asked.runtime, out=out)
     if as_json:
         say_json(found.model_dump(by_alias=True))
         return

@@ -35,9 +35,7 @@ def search(
         ),
     ] = None,
     recipe: Annotated[Path | None, typer.Option("-r", "--recipe", help="YAML of a recipe.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the search; the same call goes on with it.")] = Path(
-        "runs/search"
-    ),
+    out: Annotated[str, typer.Option(help="Folder of the search; the same call goes on with it.")] = "runs/search",
     trials: Annotated[int, typer.Option(help="Trials in all, earlier calls' included.", min=1)] = 30,
     sampler: Annotated[SamplerName, typer.Option(help="nsga2 for several objectives.")] = SamplerName.tpe,
     objective: Annotated[
@@ -48,17 +46,23 @@ def search(
     """Search a method's parameters on the validation split with Optuna; score the best on the test split once."""
     import json
 
-    from fusionbench.records import find_runs
+    from fusionbench.errors import ConfigError
+    from fusionbench.records import find_runs, is_address
     from fusionbench.report import as_rich, tables_of
     from fusionbench.sweep import search as run_search
 
+    if is_address(out):
+        raise ConfigError(
+            f"--out {out}: a search keeps a database, which needs a folder. Choose one that machines share."
+        )
+    folder = Path(out)
     with progress() as advance:
         found = run_search(
-            recipe, overrides or [], out, trials=trials, sampler=sampler.value, objectives=objective or ["average"],
+            recipe, overrides or [], folder, trials=trials, sampler=sampler.value, objectives=objective or ["average"],
             progress=advance,
         )  # fmt: skip
     if as_json:
-        say_json(json.loads((out / "search.json").read_text()))
+        say_json(json.loads((folder / "search.json").read_text()))
         return
     for trial in found.trials:
         if trial.error:
@@ -69,4 +73,4 @@ def search(
         say(f"Best on the validation split: trial {number} ({values}): {' '.join(best.overrides)}")
     for table in tables_of(find_runs([result.folder for result in found.results])):
         say(as_rich(table))
-    say(f"All trials: {out / 'search.json'}")
+    say(f"All trials: {folder / 'search.json'}")

@@ -1,4 +1,4 @@
-"""`verify` and `remake`: is a merged folder what it says it is? No torch here."""
+"""`verify` and `remake`: is a folder what it says it is? No torch here but where a run is made once more."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 
 from fusionbench.cli.console import complain, note, progress, say, say_json
 
-Folder = Annotated[Path, typer.Argument(help="A folder that fusionbench merge wrote.")]
+Folder = Annotated[Path, typer.Argument(help="A folder that fusionbench merge wrote, or one of a run.")]
 
 
 def add_to(application: typer.Typer) -> None:
@@ -40,13 +40,21 @@ def verify(
 
 
 def remake(folder: Folder) -> None:
-    """Make a merged folder once more from its recipe and compare byte by byte; exit code 2 where they differ."""
+    """Make a merged folder or a run once more from its recipe and compare; exit code 2 where something differs."""
+    from fusionbench.provenance import is_merged
     from fusionbench.provenance import remake as make_again
 
     with progress() as advance:
-        differences = make_again(folder, advance)
+        if is_merged(folder):
+            differences = make_again(folder, advance)
+        else:
+            from fusionbench.run.again import remake_run
+
+            differences = remake_run(folder, advance)
     for line in differences:
         complain(line)
     if differences:
         raise typer.Exit(2)
-    say(f"{folder} was made once more from the same inputs: every file is equal.")
+    say(
+        f"{folder} was made once more from the same inputs: every {'file' if is_merged(folder) else 'result'} is equal."
+    )

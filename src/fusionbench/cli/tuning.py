@@ -10,6 +10,7 @@ from fusionbench.cli.console import progress, say
 if TYPE_CHECKING:
     from fusionbench.suites.registration import Progress
     from fusionbench.suites.request import FinetuneRequest
+    from fusionbench.training import Processes
 
 
 def add_to(application: typer.Typer) -> None:
@@ -47,10 +48,21 @@ def finetune(
 
 def _train(request: "FinetuneRequest", out: Path, advance: "Progress") -> dict[str, dict[str, Any]]:
     """Return the record of each model that was trained, by the name of its folder."""
+    from fusionbench.training.processes import joined
+
+    processes = joined()
+    with processes.united():
+        return _train_together(request, out, advance, processes)
+
+
+def _train_together(
+    request: "FinetuneRequest", out: Path, advance: "Progress", processes: "Processes"
+) -> dict[str, dict[str, Any]]:
+    from fusionbench.errors import ConfigError
     from fusionbench.suites.load import load_suite
     from fusionbench.suites.tuning import finetune_suite
 
-    suite = load_suite(request.suite, progress=advance).suite
+    suite = processes.main_first(lambda: load_suite(request.suite, progress=advance)).suite
     settings: dict[str, Any] = {
         "tasks": request.tasks,
         "mtl": request.mtl,
@@ -61,7 +73,9 @@ def _train(request: "FinetuneRequest", out: Path, advance: "Progress") -> dict[s
         "trackers": request.trackers,
     }
     if request.init is None:
-        return finetune_suite(suite, out, request.settings(), **settings)
+        return finetune_suite(suite, out, request.settings(), **settings, processes=processes)
+    if processes.count > 1:
+        raise ConfigError(f"init={request.init}: what a fusion made is trained by one process; start no others.")
     from fusionbench.run.federated import Rounds
     from fusionbench.run.further import train_further
 

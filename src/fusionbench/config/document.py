@@ -8,7 +8,7 @@ import yaml
 
 from fusionbench.errors import ConfigError
 
-MOST_ENTRIES, MOST_NESTED = 100_000, 50
+LIMIT, MOST_ENTRIES, MOST_NESTED = 10_000_000, 100_000, 50
 _NULL, _MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
@@ -64,6 +64,8 @@ def read_documents(file: str | Path) -> list[dict[str, Any]]:
 
 def _text_of(file: str | Path) -> str:
     try:
+        if (size := Path(file).stat().st_size) > LIMIT:
+            raise ConfigError(f"{file} has {size:,} bytes, of at most {LIMIT:,} that are read of a YAML file.")
         return Path(file).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"There is no file {file}.") from None

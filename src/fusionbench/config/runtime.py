@@ -1,12 +1,15 @@
 """How the work of a run is done: what changes no number."""
 
 import os
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field
 
 from fusionbench.config.fields import Bytes, Config, Count, Device
 from fusionbench.config.launcher import LauncherConfig
+from fusionbench.errors import ConfigError
+from fusionbench.overrides import apply
 
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 """Who may be sent the curves of what is trained."""
@@ -26,6 +29,21 @@ class RuntimeConfig(Config):
         default=None, description="what starts the runs of a sweep; null: this process"
     )
     trackers: tuple[TrackerName, ...] = Field(default=(), description="who is sent the curves of what is trained")
+
+    @classmethod
+    def load(cls, overrides: Sequence[str]) -> Self:
+        """Read overrides that say only how the work is done, such as `launcher=processes runtime.threads=4`.
+
+        Raises:
+            ConfigError: where one says something else, or a wrong value.
+        """
+        document = apply({}, overrides)
+        other = sorted({*document} - {"runtime"})
+        if other:
+            raise ConfigError(
+                f"{', '.join(other)}: what is run is settled here; only how can be said, by launcher=… and runtime.…"
+            )
+        return cls.read(document.get("runtime", {}), "What is said of the runtime")
 
 
 def _cpus() -> int:

@@ -3,18 +3,20 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Literal
 
-from fusionbench.experiments.model import TOLERANCE, Claim, Experiment, Row
+from fusionbench.experiments.model import TOLERANCE, Experiment, Row
 from fusionbench.experiments.printed import UNSEEN
 from fusionbench.experiments.published import AVERAGE
 from fusionbench.experiments.published.provenance import printed_names
 from fusionbench.records import FRACTION, Report
+from fusionbench.records.scores import normalized
 from fusionbench.report.tables import REFERENCES
 
 ROUNDING = 0.05
 """Points: half of the last printed digit."""
+NORMALIZED = "normalized"
+"""The column of means of values divided by those of each task's own expert."""
 HUNDREDFOLD = (FRACTION, "metres", "ratio")
 """Units of metrics that the tables print × 100: depth errors, too; angles are in degrees."""
 Verdict = Literal["agrees", "differs", ""]
@@ -82,41 +84,15 @@ class Ranking:
     of: str = "rows"
 
 
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A claim with our two values and the printed ones; None where one of them is missing.
-
-    Attributes:
-        text: the claim.
-        higher: row, column and varied value that are said to be larger.
-        lower: those that are said to be smaller.
-        ours: both values here.
-        printed: both values in the tables.
-        stderr: of the difference of our two values, as if their errors were independent; None where one has none.
-    """
-
-    text: str
-    higher: str
-    lower: str
-    ours: tuple[float, float] | None
-    printed: tuple[float, float] | None = None
-    stderr: float | None = None
-
-    @property
-    def holds(self) -> bool | None:
-        """Whether it holds in our runs; None where it cannot be said."""
-        return None if self.ours is None else self.ours[0] > self.ours[1]
-
-    @property
-    def close(self) -> bool:
-        """Whether our values are no further apart than two standard errors, so that chance may have ordered them."""
-        return self.ours is not None and self.stderr is not None and abs(self.ours[0] - self.ours[1]) <= 2 * self.stderr
-
-
-def values_of(report: Report) -> dict[str, Value]:
+def values_of(report: Report, alone: Report | None = None) -> dict[str, Value]:
     """Return a report's primary value of each task, its further metrics as `task/metric`, and the averages.
 
     The standard error of an average is √Σ s² / T over its T tasks, whose examples are independent.
+
+    Args:
+        report: of a run.
+        alone: of the run of each task's own expert, by whose values those of the report are divided for their
+            normalized mean; None for none.
     """
     found: dict[str, Value] = {}
     for task, scores in report.tasks.items():
@@ -134,7 +110,22 @@ def values_of(report: Report) -> dict[str, Value]:
         unseen = (report.unseen_average or {}).get(report.primary_average.metric)
         if unseen is not None:
             found[UNSEEN] = Value(100 * unseen, stderr=_of_average(report, found, seen=False))
+    if alone is not None and (share := _share(report, alone)) is not None:
+        found[NORMALIZED] = share
     return found
+
+
+def _share(report: Report, alone: Report) -> Value | None:
+    """Return the mean over the seen tasks of a value divided by the expert's own, whose error is not counted."""
+    own = {task: scores.value for task, scores in alone.tasks.items() if scores.value is not None}
+    mean = normalized(report.tasks, report.metrics, own)
+    if mean is None:
+        return None
+    seen = {task: scores for task, scores in report.tasks.items() if scores.seen}
+    errors = [next(iter(scores.metrics.values())).stderr for scores in seen.values()]
+    shares = [error / own[task] for task, error in zip(seen, errors, strict=True) if error is not None]
+    stderr = 100 * math.hypot(*shares) / len(seen) if len(shares) == len(seen) else None
+    return Value(100 * mean, stderr=stderr)
 
 
 def _of_average(report: Report, values: Mapping[str, Value], *, seen: bool) -> float | None:
@@ -213,40 +204,3 @@ def ranking(lines: Sequence[Line], of: str = "rows") -> Ranking | None:
     ties = len(set(ours)) < len(ours) or len(set(theirs)) < len(theirs)
     found = kendalltau(ours, theirs, method="asymptotic" if ties else "exact")
     return None if math.isnan(found.statistic) else Ranking(float(found.statistic), float(found.pvalue), len(pairs), of)
-
-
-def judged(experiment: Experiment, lines: Sequence[Line], *, same_tasks: bool = True) -> list[Judged]:
-    """Return the claims with our values and the printed ones; along a varied key, a row counts by its mean.
-
-    Args:
-        experiment: whose claims they are.
-        lines: the rows that were run.
-        same_tasks: whether our tasks are the papers'; on a stand-in only averages can be said anything of.
-    """
-    return [_judged(experiment, claim, lines, same_tasks) for claim in experiment.claims]
-
-
-def _judged(experiment: Experiment, claim: Claim, lines: Sequence[Line], same_tasks: bool) -> Judged:
-    sides = (
-        (claim.higher, claim.column, claim.at),
-        (claim.lower, claim.lower_column or claim.column, claim.at if claim.lower_at is None else claim.lower_at),
-    )
-    ours, printed, names, errors = [], [], [], []
-    for label, column, at in sides:
-        rows = [line for line in lines if line.label == label and dict(at).items() <= dict(line.varied).items()]
-        found = [line.values[own] for line in rows if (own := own_name(experiment, column)) in line.values]
-        told = [value for line in rows if (value := line.printed.get(column)) is not None]
-        comparable = same_tasks or column in (AVERAGE, UNSEEN)
-        ours.append(fmean(value.value for value in found) if found and comparable else None)
-        printed.append(fmean(told) if told else None)
-        errors += [None if value.stderr is None else value.stderr / len(found) for value in found]
-        words = [label, *([] if column == AVERAGE else [f"on {column}"]), *(f"{k}={v}" for k, v in at.items())]
-        names.append(" ".join(words))
-    known = [error for error in errors if error is not None]
-    stderr = math.hypot(*known) if len(known) == len(errors) else None
-    return Judged(claim.text, names[0], names[1], _pair(ours), _pair(printed), stderr)
-
-
-def _pair(values: Sequence[float | None]) -> tuple[float, float] | None:
-    first, second = values
-    return None if first is None or second is None else (first, second)

@@ -1,12 +1,18 @@
 """What an answer looks like: averages beside the printed ones, curves along what is varied, a matrix."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
 
-from fusionbench.experiments.answer import Line, Value, own_name
+import numpy as np
+
+from fusionbench.experiments.answer import NORMALIZED, Line, Value, own_name
+from fusionbench.experiments.model import FIRST
+from fusionbench.experiments.outlines import outlines_of
+from fusionbench.experiments.printed import cosines_of
 from fusionbench.experiments.published import AVERAGE
 from fusionbench.experiments.reproduce import Answer
+from fusionbench.report.analysis import Square
 from fusionbench.report.heatmap import heatmap
 from fusionbench.report.plots import COLOURS, GRID, INK, MARKERS, STYLE, Chart, legend_below, literal
 
@@ -21,7 +27,10 @@ def figures_of(answer: Answer) -> list[Chart]:
 
     name = answer.experiment.name
     if answer.matrix is not None:
-        return [heatmap(f"{name}-matrix", answer.matrix)]
+        charts = [heatmap(f"{name}-matrix", answer.matrix)]
+        if answer.which == "paper" and answer.experiment.kind == "cosine":
+            charts += _printed_matrix(answer, answer.matrix)
+        return charts
     with style.context(STYLE):
         if answer.experiment.vary:
             said = f"{answer.experiment.title}; {_place(answer)}, and as printed where a paper has the numbers."
@@ -29,8 +38,18 @@ def figures_of(answer: Answer) -> list[Chart]:
             return [Chart(f"{name}-curve", said, _curves(answer))]
         if any(AVERAGE in line.values for line in answer.lines):
             said = f"{answer.experiment.title}; averages {_place(answer)} and as printed, in the printed order."
-            return [Chart(f"{name}-averages", said, _averages(answer))]
+            return [Chart(f"{name}-averages", said, _averages(answer)), *outlines_of(answer, _place(answer))]
     return []
+
+
+def _printed_matrix(answer: Answer, ours: Square) -> list[Chart]:
+    """Return the printed matrix of cosines on the scale of ours, where a text has one."""
+    printed = cosines_of(str(answer.experiment.suite["name"]))
+    if not printed:
+        return []
+    values = np.array([[printed.get((row, column), np.nan) for column in ours.columns] for row in ours.rows])
+    square = replace(ours, title=f"{ours.title}, as printed", values=values)
+    return [heatmap(f"{answer.experiment.name}-printed", square)]
 
 
 def _place(answer: Answer) -> str:
@@ -70,33 +89,60 @@ def _averages(answer: Answer) -> "Figure":
     return figure
 
 
+class _Panel(NamedTuple):
+    """One of the diagrams of a curve side by side: its heading, what its values are, and which a line has there."""
+
+    title: str
+    unit: str
+    value: Callable[[Line], Value | None]
+
+
+def _panels(answer: Answer) -> list[_Panel]:
+    """Return what is drawn along what is varied: ours, ours divided by single models' scores, the printed values."""
+    experiment = answer.experiment
+    what = "average" if experiment.shown == AVERAGE else "score of the first task"
+    found = [_Panel(_place(answer), f"{what} (%)", lambda line: _shown(answer, line))]
+    if any(NORMALIZED in line.values for line in answer.lines):
+        # The yardstick's own share is 100 % by definition.
+        found.append(
+            _Panel(
+                f"{_place(answer)}, divided by {experiment.relative_to}",
+                "normalized average (%)",
+                lambda line: None if line.label == experiment.relative_to else line.values.get(NORMALIZED),
+            )
+        )
+    if any(line.printed.get(AVERAGE) is not None for line in answer.lines):
+        found.append(_Panel(f"printed, on {experiment.suite['name']}", "average (%)", _printed))
+    return found
+
+
+def _printed(line: Line) -> Value | None:
+    mean = line.printed.get(AVERAGE)
+    return None if mean is None else Value(mean)
+
+
 def _curves(answer: Answer) -> "Figure":
-    """Draw a line a method along what is varied, ours and, where the papers print them, theirs beside."""
+    """Draw a line a method along what is varied: ours and, where the papers print them, theirs beside."""
     from matplotlib.figure import Figure
 
     rows: dict[str, list[Line]] = {}
     for line in answer.lines:
         rows.setdefault(line.label, []).append(line)
-    printed = any(line.printed.get(AVERAGE) is not None for line in answer.lines)
-    figure = Figure(figsize=(9.4 if printed else 4.9, 3.8), layout="constrained")
-    panels = figure.subplots(1, 2 if printed else 1, squeeze=False)[0]
+    panels = _panels(answer)
+    figure = Figure(figsize=(0.4 + 4.5 * len(panels), 3.8), layout="constrained")
     (key,) = answer.lines[0].varied
     texts = list(dict.fromkeys(line.varied[key] for line in answer.lines))
     numeric = all(map(_is_number, texts))
-    for number, (label, lines) in enumerate(rows.items()):
-        series = _Series(literal(label), number, texts, numeric)
-        ours = {line.varied[key]: value for line in lines if (value := _shown(answer, line)) is not None}
-        series.draw(panels[0], ours)
-        theirs = {line.varied[key]: Value(mean) for line in lines if (mean := line.printed.get(AVERAGE)) is not None}
-        if theirs:
-            series.draw(panels[1], theirs)
-    what = "average" if answer.experiment.shown == AVERAGE else "score of the first task"
-    for axes, place in zip(panels, (_place(answer), f"printed, on {answer.experiment.suite['name']}"), strict=False):
-        axes.set_xlabel(literal(key))
-        axes.set_title(literal(place))
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for number, (label, lines) in enumerate(rows.items()):
+            found = {line.varied[key]: value for line in lines if (value := panel.value(line)) is not None}
+            if found:
+                _Series(literal(label), number, texts, numeric).draw(axes, found)
+        axes.set_xlabel("number of merged experts" if FIRST in answer.experiment.vary else literal(key))
+        axes.set_ylabel(panel.unit)
+        axes.set_title(literal(panel.title))
         if not numeric:
             axes.set_xticks(range(len(texts)), [literal(text) for text in texts], rotation=30, ha="right")
-    panels[0].set_ylabel(f"{what} (%)")
     legend_below(figure)
     return figure
 

@@ -19,6 +19,8 @@ TOLERANCE: Mapping[str, float | None] = {"average": 0.3, "adapted": 1.0, "retrai
 
 Rows whose experts must be trained anew are held to their order only; rows that a paper quoted get no verdict.
 """
+SIZES = ("tiny", "small", "large")
+"""Of stand-ins."""
 FIRST = "suite.first"
 """A varied key of its own: how many of the experts that suite or row names are merged, in the order of that list."""
 
@@ -39,7 +41,10 @@ class Row(Config):
     pipeline: Pipeline = Field(default="average", description="how its numbers came about; decides the tolerance")
     settings: dict[Text, Any] = Field(default={}, description="other keys of the recipe, such as batch_norm")
     unavailable: Text | None = Field(default=None, description="why nobody can run this row on the papers' suite")
-    part: dict[Text, Any] = Field(default={}, description="experts and unseen tasks of the suite, where not all")
+    no_stand_in: Text | None = Field(default=None, description="why the stand-in has nothing for this row")
+    part: dict[Text, Any] = Field(
+        default={}, description="experts and unseen tasks of the suite, where not all; or another suite's name"
+    )
     stand_in_part: dict[Text, Any] = Field(default={}, description="the same of the stand-in")
     stand_in_params: dict[Text, Any] = Field(
         default={}, description="parameters of the method that the stand-in's size asks for"
@@ -47,6 +52,10 @@ class Row(Config):
     select: dict[Text, tuple[Any, ...]] = Field(
         default={}, description="keys of the recipe that are chosen on the validation split, with the papers' grids"
     )
+
+    def missing(self, *, stand_in: bool) -> str | None:
+        """Return why the row cannot be run on the papers' suite, or on the stand-in; None where it can."""
+        return self.no_stand_in if stand_in else self.unavailable
 
 
 class Claim(Config):
@@ -59,6 +68,8 @@ class Claim(Config):
     lower_column: Text | None = Field(default=None, description="of the smaller value's; null: the same")
     at: dict[Text, Text] = Field(default={}, description="varied values, in the tables' words; else the mean over all")
     lower_at: dict[Text, Text] | None = Field(default=None, description="those of the smaller value; null: the same")
+    less: Text | None = Field(default=None, description="label of a row to subtract on both sides: gaps are compared")
+    lower_in: Text | None = Field(default=None, description="experiment that the smaller value is of; null: this one")
 
 
 class Experiment(Config):
@@ -75,6 +86,9 @@ class Experiment(Config):
     figures: tuple[Text, ...] = Field(default=(), description="figures of the papers that show its numbers")
     suite: dict[Text, Any] = Field(description="the papers' own: hub ids or local files")
     stand_in: dict[Text, Any] = Field(description="an offline suite of the same shape")
+    settings: dict[Text, Any] = Field(
+        default={}, description="other keys of all recipes on the papers' suite alone, such as space"
+    )
     rows: tuple[Row, ...] = Field(default=(), description="methods, in the table's order")
     vary: dict[Text, tuple[Any, ...]] = Field(default={}, description="keys of the recipe that take several values")
     variant: dict[Text, Text] = Field(
@@ -86,10 +100,14 @@ class Experiment(Config):
     claims: tuple[Claim, ...] = ()
     notes: tuple[Text, ...] = Field(default=(), description="what a reader must know before comparing")
     tasks: dict[Text, Text] = Field(default={}, description="the tables' name of a dataset to the suite's task")
+    relative_to: Text | None = Field(
+        default=None,
+        description="label of the first row, by whose values those of the others are divided, task by task; null: none",
+    )
     other_data: tuple[Text, ...] = Field(
         default=(), description="the tables' columns that were scored on other data than the suite has: no verdict"
     )
-    shorter: dict[Text, dict[Text, Any]] = Field(
+    shorter: dict[Text, dict[Text, dict[Text, Any]]] = Field(
         default={},
         description="profiles with a shorter schedule, by name: parameters by method, printed above the table",
     )
@@ -132,7 +150,8 @@ def points(experiment: Experiment, *, stand_in: bool, profile: str | None = None
     for row in experiment.rows:
         method = {**row.method, **changes.get(str(row.method["name"]), {}), **(row.stand_in_params if stand_in else {})}
         of_suite = {**suite, **(row.stand_in_part if stand_in else row.part)}
-        whole: dict[str, Any] = {**row.settings, "suite": of_suite, "method": method, "seed": seed}
+        common = {} if stand_in else experiment.settings
+        whole: dict[str, Any] = {**common, **row.settings, "suite": of_suite, "method": method, "seed": seed}
         for values in product(*varied.values()):
             chosen = dict(zip(varied, values, strict=True))
             yield Point(row=row, values=chosen, recipe=_varied(whole, chosen))
@@ -167,7 +186,13 @@ def suite_of(experiment: Experiment, *, stand_in: bool, seed: int = 0) -> dict[s
 
 
 def with_size(experiment: Experiment, size: str) -> Experiment:
-    """Return the experiment on a stand-in of another size: tiny, small or large."""
+    """Return the experiment on a stand-in of another size.
+
+    Raises:
+        ConfigError: where it is none of tiny, small and large.
+    """
+    if size not in SIZES:
+        raise ConfigError(f"--size {size}: a stand-in is {', '.join(SIZES[:-1])} or {SIZES[-1]}.")
     return experiment.model_copy(update={"stand_in": {**experiment.stand_in, "size": size}})
 
 

@@ -35,7 +35,7 @@ def as_html(answer: Answer, charts: Sequence[Chart] = ()) -> str:
         "</header>\n<main>",
         '<h2 id="table">Table</h2>\n<div class="scroll" tabindex="0" role="region" aria-labelledby="table">',
         f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>{body_rows}</tbody>\n</table>\n</div>",
-        f'<p class="caption">{escape(legend(answer))}</p>' if answer.lines else "",
+        f'<p class="caption">{escape(said)}</p>' if (said := legend(answer)) else "",
         f'<div class="figures">{figures}</div>' if figures else "",
         _listed("Claims", claims_of(answer)),
         _listed("Rows without numbers", [f"{row}: {reason}" for row, reason in answer.failed.items()]),

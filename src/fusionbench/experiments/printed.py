@@ -62,6 +62,14 @@ def misprints_of(experiment: Experiment, row: Row, varied: Mapping[str, str]) ->
     return [said for said in told.values() if said]
 
 
+def cosines_of(suite: str) -> Mapping[tuple[str, str], float]:
+    """Return the printed cosines of a suite's task vectors by (row, column); empty where none are printed."""
+    try:
+        return printed_cosines(suite)
+    except ConfigError:
+        return {}
+
+
 def cosines_beside(suite: str, square: Square) -> str:
     """Return a sentence on how a matrix of cosines agrees with the printed one; "" where none is printed.
 
@@ -69,10 +77,7 @@ def cosines_beside(suite: str, square: Square) -> str:
         suite: whose experts are compared, by name.
         square: cosines with the experts' names on both sides; pairs are compared once, the diagonal never.
     """
-    try:
-        printed = printed_cosines(suite)
-    except ConfigError:
-        return ""
+    printed = cosines_of(suite)
     gaps: dict[tuple[str, str], float] = {}
     for index, row in enumerate(square.rows):
         for place, column in enumerate(square.columns):

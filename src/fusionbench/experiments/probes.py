@@ -10,7 +10,7 @@ import numpy as np
 from fusionbench.config import Recipe
 from fusionbench.errors import ConfigError, FusionBenchError
 from fusionbench.merge import Progress, silent
-from fusionbench.records import Report
+from fusionbench.records import Remote, Report
 from fusionbench.registry import suggestion
 from fusionbench.report.analysis import Square
 from fusionbench.suites.load import load_suite
@@ -21,7 +21,7 @@ BASE = "pretrained"
 """The row of a transfer matrix that no expert made."""
 
 
-def transfer(asked: Recipe, out: Path, progress: Progress = silent) -> Square:
+def transfer(asked: Recipe, out: Path | Remote, progress: Progress = silent) -> Square:
     """Return the primary metric of the base and of each expert on each task of a suite (arXiv:2406.03280, tables 7–11).
 
     Args:
@@ -32,23 +32,33 @@ def transfer(asked: Recipe, out: Path, progress: Progress = silent) -> Square:
     Raises:
         FusionBenchError: where a run fails, with its reason.
     """
-    return transfer_square(asked, transfer_reports(asked, out, progress))
+    (reports,) = transfer_reports([asked], out, progress)
+    return transfer_square(asked, reports)
 
 
-def transfer_reports(asked: Recipe, out: Path, progress: Progress = silent) -> dict[str, Report]:
-    """Return the report of each model of a transfer matrix on all tasks, the base first; see `transfer`.
+def transfer_reports(
+    asked: Sequence[Recipe], out: Path | Remote, progress: Progress = silent
+) -> list[dict[str, Report]]:
+    """Return for each recipe the report of each model of its transfer matrix, the base first; see `transfer`.
+
+    All runs are one list, so that a cluster is kept busy.
 
     Raises:
         FusionBenchError: where a run fails, with its reason.
     """
+    recipes = [_transfer_recipes(each, progress) for each in asked]
+    reports = iter(_reports([recipe for each in recipes for recipe in each.values()], out, progress))
+    return [{name: next(reports) for name in each} for each in recipes]
+
+
+def _transfer_recipes(asked: Recipe, progress: Progress) -> dict[str, Recipe]:
     suite = _suite_of(asked, progress)
     models: dict[str, Mapping[str, Any]] = {}
     if suite.pool.base is not None:
         models[BASE] = {"method": "pretrained"}
     for name, expert in suite.pool.experts.items():
         models[name] = {"method": "simple_average", "experts": {name: expert.model_dump(mode="json")}}
-    reports = _score(asked, list(models.values()), _tasks(asked, suite), out, progress)
-    return dict(zip(models, reports, strict=True))
+    return dict(zip(models, _changed(asked, list(models.values()), _tasks(asked, suite)), strict=True))
 
 
 def transfer_square(asked: Recipe, reports: Mapping[str, Report]) -> Square:
@@ -64,7 +74,7 @@ def _tasks(asked: Recipe, suite: Suite) -> list[str]:
 
 
 def connectivity(
-    asked: Recipe, pair: tuple[str, str], out: Path, *, points: int = 11, progress: Progress = silent
+    asked: Recipe, pair: tuple[str, str], out: Path | Remote, *, points: int = 11, progress: Progress = silent
 ) -> Square:
     """Return the primary metric along the straight line between two experts, on both their tasks.
 
@@ -103,7 +113,7 @@ def connectivity(
 def landscape(
     asked: Recipe,
     pair: tuple[str, str],
-    out: Path,
+    out: Path | Remote,
     *,
     factors: Sequence[float] = (-1.0, -0.5, 0.0, 0.5, 1.0),
     progress: Progress = silent,
@@ -159,15 +169,22 @@ def _pair(suite: Suite, pair: tuple[str, str]) -> tuple[dict[str, Any], list[str
 
 
 def _score(
-    asked: Recipe, changes: Sequence[Mapping[str, Any]], tasks: Sequence[str], out: Path, progress: Progress
+    asked: Recipe, changes: Sequence[Mapping[str, Any]], tasks: Sequence[str], out: Path | Remote, progress: Progress
 ) -> list[Report]:
     """Run the recipe with each change and return the reports, in order."""
+    return _reports(_changed(asked, changes, tasks), out, progress)
+
+
+def _changed(asked: Recipe, changes: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> list[Recipe]:
+    """Return the recipe with each change, scored on some tasks, without a model that stays."""
     document = asked.dump()
     scored = {**document["tasks"], "seen": list(tasks), "unseen": []}
     output = {**document["output"], "model": False, "folder": None}
-    recipes = [
-        Recipe.read({**document, "tasks": scored, "output": output, **change}, "The analysis") for change in changes
-    ]
+    whole = {**document, "tasks": scored, "output": output}
+    return [Recipe.read({**whole, **change}, "The analysis") for change in changes]
+
+
+def _reports(recipes: Sequence[Recipe], out: Path | Remote, progress: Progress) -> list[Report]:
     reports = []
     for outcome in run_all(recipes, out, progress=progress):
         if outcome.result is None:

@@ -2,11 +2,13 @@
 
 import csv
 import io
+from collections.abc import Mapping
 
-from fusionbench.experiments.answer import Line, own_name
-from fusionbench.experiments.printed import UNSEEN
+from fusionbench.experiments.answer import NORMALIZED, Line, own_name
+from fusionbench.experiments.printed import COSINE, UNSEEN, cosines_of
 from fusionbench.experiments.published import AVERAGE
 from fusionbench.experiments.reproduce import Answer
+from fusionbench.report.analysis import Square
 
 NOTE = "note"
 
@@ -20,14 +22,22 @@ def columns_of(answer: Answer) -> list[str]:
         for name in line.values:
             if name in own or ("/" not in name and name not in told_by_metric):
                 found.setdefault(own.get(name, name), None)
-    return [*(name for name in found if name not in (AVERAGE, UNSEEN)), *(n for n in (AVERAGE, UNSEEN) if n in found)]
+    last = (AVERAGE, UNSEEN, NORMALIZED)
+    return [*(name for name in found if name not in last), *(name for name in last if name in found)]
 
 
 def legend(answer: Answer) -> str:
     """Return what the cells say, and how many of them agree with the printed ones."""
-    ours = "Ours (× 100, angles in degrees)"
+    if answer.matrix is not None and not answer.lines:
+        beside = "Ours, the printed value in brackets; ≠ where they differ by more than"
+        return f"{beside} {COSINE}: half of the last printed digit, and 0.01." if _beside(answer) else ""
+    ours = "Ours (× 100; angles in degrees and perplexities as they are)"
+    if answer.experiment.relative_to is not None:
+        ours += f"; {NORMALIZED}: the mean of the tasks' values divided by those of {answer.experiment.relative_to}"
     if answer.which == "mini":
-        return f"{ours}; in brackets the papers' averages on their own suite: other data, so no cell is judged."
+        printed = any(value is not None for line in answer.lines for value in line.printed.values())
+        beside = "; in brackets the papers' averages on their own suite: other data, so no cell is judged"
+        return f"{ours}{beside if printed else ''}."
     told = [verdict for line in answer.lines for verdict in line.verdicts.values() if verdict]
     count = f"{told.count('agrees')} of {len(told)} judged cells agree." if told else "No cell gets a verdict."
     return f"{ours}, the printed value in brackets; ≠ where they differ by more than the row's rule allows. {count}"
@@ -64,12 +74,24 @@ def claims_of(answer: Answer) -> list[str]:
     """Return a sentence for each claim: what the paper says, whether it holds here, and whether chance may say so."""
     words = {True: "holds here", False: "does not hold here", None: "cannot be said here"}
     said = []
+    waiting = dict.fromkeys((claim.text, claim.missing) for claim in answer.claims if claim.missing)
     for claim in answer.claims:
+        if claim.missing:
+            continue
         close = ", closer than two standard errors" if claim.close else ""
         ours = f" ({claim.ours[0]:.1f} against {claim.ours[1]:.1f}{close})" if claim.ours else ""
         printed = f"; in print {claim.printed[0]:.1f} against {claim.printed[1]:.1f}" if claim.printed else ""
         said.append(f"{claim.text} {claim.higher} > {claim.lower}: {words[claim.holds]}{ours}{printed}.")
-    return said
+    first = "cannot be said here before {name} is run, too: {command}; then run this again."
+    return said + [f"{text} It {first.format(name=name, command=_command(answer, name))}" for text, name in waiting]
+
+
+def _command(answer: Answer, name: str) -> str:
+    """Return the command that runs another experiment in the same way, as its default folder has it."""
+    words = ["fusionbench reproduce", name, *(["--suite mini"] if answer.which == "mini" else [])]
+    words += [f"--profile {answer.profile}"] if answer.profile else []
+    words += [f"--seeds {','.join(map(str, answer.seeds))}"] if answer.seeds != (0,) else []
+    return " ".join(words)
 
 
 def _name(line: Line) -> str:
@@ -92,11 +114,29 @@ def _as_printed(value: float) -> str:
     return f"{value:.2f}".removesuffix("0")
 
 
+def _beside(answer: Answer) -> Mapping[tuple[str, str], float]:
+    """Return the printed entries of an answer that is a matrix, by (row, column); on a stand-in there are none."""
+    compared = answer.experiment.kind == "cosine" and answer.which == "paper"
+    return cosines_of(str(answer.experiment.suite["name"])) if compared else {}
+
+
+def _entry(square: Square, printed: Mapping[tuple[str, str], float], row: int, column: int) -> str:
+    """Return an entry of a matrix, with the printed one in brackets and a mark where they differ."""
+    target = printed.get((square.rows[row], square.columns[column]))
+    ours = square.cell(row, column)
+    if target is None:
+        return ours
+    return f"{ours} ({target:.2f}){' ≠' if abs(float(square.values[row, column]) - target) > COSINE else ''}"
+
+
 def grid(answer: Answer) -> tuple[list[str], list[list[str]]]:
     """Return the columns of an answer's table, and its rows as printed: name, cells and, of lines, the note."""
     if answer.matrix is not None and not answer.lines:
-        square = answer.matrix
-        found = [[name, *(square.cell(r, c) for c in range(len(square.columns)))] for r, name in enumerate(square.rows)]
+        square, printed = answer.matrix, _beside(answer)
+        found = [
+            [name, *(_entry(square, printed, r, c) for c in range(len(square.columns)))]
+            for r, name in enumerate(square.rows)
+        ]
         return list(square.columns), found
     columns = columns_of(answer)
     own = {column: own_name(answer.experiment, column) for column in columns}
@@ -114,7 +154,7 @@ def as_markdown(answer: Answer) -> str:
         f"# {answer.experiment.name}",
         *headline(answer),
         "\n".join(lines),
-        *([legend(answer)] if answer.lines else []),
+        *([said] if (said := legend(answer)) else []),
     ]
     parts += ["\n".join(f"- {text}" for text in claims_of(answer))] if answer.claims else []
     parts += ["\n".join(["Rows without numbers:", *failed])] if failed else []
@@ -123,10 +163,18 @@ def as_markdown(answer: Answer) -> str:
 
 def as_csv(answer: Answer) -> str:
     """Return one line a cell: row, varied keys, column, ours, n, s.e., seeds, printed, difference, verdict, note."""
-    if answer.matrix is not None and not answer.lines:
-        return answer.matrix.to_csv()
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
+    if answer.matrix is not None and not answer.lines:
+        printed = _beside(answer)
+        if not printed:
+            return answer.matrix.to_csv()
+        writer.writerow(["row", "column", "ours", "printed", "difference"])
+        for name, values in zip(answer.matrix.rows, answer.matrix.values.tolist(), strict=True):
+            for column, value in zip(answer.matrix.columns, values, strict=True):
+                target = printed.get((name, column))
+                writer.writerow([name, column, value, target, None if target is None else value - target])
+        return text.getvalue()
     writer.writerow(
         ["row", "varied", "column", "ours", "n", "stderr", "seeds", "printed", "difference", "verdict", "note"]
     )

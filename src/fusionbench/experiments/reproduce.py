@@ -7,17 +7,19 @@ from typing import Any, Literal
 
 import numpy as np
 
-from fusionbench.config import Recipe
-from fusionbench.errors import ConfigError, FusionBenchError, Interrupted
-from fusionbench.experiments.answer import Judged, Line, Ranking, Value, judge, judged, rankings, values_of
+from fusionbench.config import Recipe, RuntimeConfig
+from fusionbench.errors import ConfigError, FusionBenchError
+from fusionbench.experiments.answer import Line, Ranking, Value, judge, rankings, values_of
+from fusionbench.experiments.claims import Judged, judged
+from fusionbench.experiments.elsewhere import lines_elsewhere
 from fusionbench.experiments.model import Experiment, Point, Printed, Row, check_profile, points, suite_of
 from fusionbench.experiments.printed import UNSEEN, cosines_beside, misprints_of, printed_of
 from fusionbench.experiments.probes import BASE, transfer_reports, transfer_square
 from fusionbench.experiments.published import AVERAGE
 from fusionbench.experiments.seeds import over_seeds
-from fusionbench.experiments.selection import selected
+from fusionbench.experiments.selection import Selected, select
 from fusionbench.merge import Progress, silent
-from fusionbench.records import Report
+from fusionbench.records import Remote, Report, local_of
 from fusionbench.report.analysis import Square, geometry
 from fusionbench.run import resolve
 from fusionbench.sweep import run_all
@@ -62,11 +64,12 @@ class Answer:
 
 def reproduce(
     experiment: Experiment,
-    out: Path,
+    out: Path | Remote,
     *,
     which: Which = "paper",
     profile: str | None = None,
     seeds: Sequence[int] = (0,),
+    runtime: RuntimeConfig | None = None,
     progress: Progress = silent,
 ) -> Answer:
     """Run an experiment and return its answer; runs that are finished are only read.
@@ -78,6 +81,8 @@ def reproduce(
         profile: a shorter schedule of the experiment's; None is the papers'.
         seeds: of the recipes and of the stand-in's build; of several the answer has means, with standard errors over
             the seeds.
+        runtime: of every run; its launcher does them, all selections in one list and then all rows of all seeds in
+            another.
         progress: told what is being done.
 
     Raises:
@@ -89,22 +94,25 @@ def reproduce(
         raise ConfigError(f"seeds={','.join(map(str, seeds))}: give one seed, or several that differ.")
     blank = Answer(experiment, which, profile, tuple(seeds))
     if experiment.kind in ("transfer", "cosine"):
-        return _of_matrix(blank, out, progress)
+        return _of_matrix(blank, out, runtime, progress)
     found: dict[tuple[str, str], _Found] = {}
-    for seed in seeds:
-        for point, report, note in _reports(blank, seed, out, progress):
-            each = found.setdefault((point.row.label, str(point.values)), _Found(point))
-            if isinstance(report, Report):
-                each.values.append(values_of(report))
-                each.notes[seed] = note
-            else:
-                each.failed[seed] = report
+    alone: dict[tuple[int, str], Report] = {}
+    for seed, point, report, note in _reports(blank, out, runtime, progress):
+        each = found.setdefault((point.row.label, str(point.values)), _Found(point))
+        if isinstance(report, Report):
+            if point.row.label == experiment.relative_to:
+                alone[seed, str(point.values)] = report
+            each.values.append(values_of(report, alone.get((seed, str(point.values)))))
+            each.notes[seed] = note
+        else:
+            each.failed[seed] = report
     lines = tuple(_line(blank, each) for each in found.values() if each.values)
     failed = {each.name(seed, len(seeds)): reason for each in found.values() for seed, reason in each.failed.items()}
     if not lines:
         raise ConfigError(f"No row of {experiment.name} could be run. The first reason: {next(iter(failed.values()))}")
     orders = () if experiment.vary else rankings(experiment, lines, stand_in=which == "mini")
-    claims = judged(experiment, lines, same_tasks=which == "paper")
+    elsewhere = lines_elsewhere(experiment, local_of(out), which, profile, seeds)
+    claims = judged(experiment, lines, same_tasks=which == "paper", elsewhere=elsewhere)
     return replace(blank, lines=lines, failed=failed, rankings=orders, claims=tuple(claims))
 
 
@@ -128,53 +136,62 @@ class _Found:
         return [*told, *([f"only seeds {', '.join(map(str, self.notes))} ran"] if self.failed else [])]
 
 
-def _reports(blank: Answer, seed: int, out: Path, progress: Progress) -> Iterator[tuple[Point, Report | str, str]]:
-    """Yield each point with its report, or the reason why there is none, and a note on what was selected."""
+def _reports(
+    blank: Answer, out: Path | Remote, runtime: RuntimeConfig | None, progress: Progress
+) -> Iterator[tuple[int, Point, Report | str, str]]:
+    """Yield each point with its seed and report, or the reason why there is none, and a note on what was selected."""
     stand_in = blank.which == "mini"
-    chosen = list(points(blank.experiment, stand_in=stand_in, profile=blank.profile, seed=seed))
-    ready = [_ready(point, out, progress, stand_in=stand_in) for point in chosen]
+    chosen = [
+        (seed, point)
+        for seed in blank.seeds
+        for point in points(blank.experiment, stand_in=stand_in, profile=blank.profile, seed=seed)
+    ]
+    common = {} if runtime is None else {"runtime": runtime.model_dump(mode="json")}
+    possible = [point for _, point in chosen if not point.row.missing(stand_in=stand_in)]
+    selected = iter(select(possible, common, out, progress))
+    ready = [
+        (why, "") if (why := point.row.missing(stand_in=stand_in)) else _ready(point, next(selected), common)
+        for _, point in chosen
+    ]
     outcomes = run_all([recipe for recipe, _ in ready if isinstance(recipe, Recipe)], out, progress=progress)
-    for point, (recipe, note) in zip(chosen, ready, strict=True):
+    for (seed, point), (recipe, note) in zip(chosen, ready, strict=True):
         if isinstance(recipe, str):
-            yield point, recipe, ""
+            yield seed, point, recipe, ""
             continue
         outcome = next(outcomes)
-        yield point, outcome.result.report if outcome.result else str(outcome.error), note
+        yield seed, point, outcome.result.report if outcome.result else str(outcome.error), note
 
 
-def _ready(point: Point, out: Path, progress: Progress, *, stand_in: bool) -> tuple[Recipe | str, str]:
+def _ready(point: Point, selected: Selected | FusionBenchError, common: Mapping[str, Any]) -> tuple[Recipe | str, str]:
     """Return a point's recipe with what was selected, and a note on it; or the reason why it cannot be run."""
-    if point.row.unavailable and not stand_in:
-        return point.row.unavailable, ""
+    if isinstance(selected, FusionBenchError):
+        return str(selected), ""
     try:
-        changes, note = selected(point, out, progress)
-        return point.load(**changes), note
-    except Interrupted:
-        raise
+        return point.load(**common, **selected.changes), selected.note
     except FusionBenchError as error:
         return str(error), ""
 
 
-def of_matrix(experiment: Experiment, *, stand_in: bool, seed: int) -> Recipe:
+def of_matrix(experiment: Experiment, *, stand_in: bool, seed: int, runtime: RuntimeConfig | None = None) -> Recipe:
     """Return the recipe whose suite gives the models and tasks of an experiment of the kind transfer or cosine."""
     suite = suite_of(experiment, stand_in=stand_in, seed=seed)
-    return Recipe.read({"suite": suite, "method": "pretrained", "seed": seed}, experiment.name)
+    common = {} if runtime is None else {"runtime": runtime.model_dump(mode="json")}
+    return Recipe.read({"suite": suite, "method": "pretrained", "seed": seed, **common}, experiment.name)
 
 
-def _of_matrix(blank: Answer, out: Path, progress: Progress) -> Answer:
+def _of_matrix(blank: Answer, out: Path | Remote, runtime: RuntimeConfig | None, progress: Progress) -> Answer:
     """Return the answer of an experiment whose result is a matrix: the mean over the seeds."""
     experiment, stand_in = blank.experiment, blank.which == "mini"
-    squares: list[Square] = []
+    asked = [of_matrix(experiment, stand_in=stand_in, seed=seed, runtime=runtime) for seed in blank.seeds]
     found: dict[str, list[dict[str, Value]]] = {}
-    for seed in blank.seeds:
-        asked = of_matrix(experiment, stand_in=stand_in, seed=seed)
-        if experiment.kind == "cosine":
-            squares.append(geometry(resolve(asked, progress).pool, progress).cosines())
-            continue
+    if experiment.kind == "cosine":
+        squares = [geometry(resolve(each, progress).pool, progress).cosines() for each in asked]
+    else:
         reports = transfer_reports(asked, out, progress)
-        squares.append(transfer_square(asked, reports))
-        for name, report in reports.items():
-            found.setdefault(name, []).append(values_of(report))
+        squares = [transfer_square(each, of_each) for each, of_each in zip(asked, reports, strict=True)]
+        for of_each in reports:
+            for name, report in of_each.items():
+                found.setdefault(name, []).append(values_of(report))
     matrix = replace(squares[0], values=np.mean([square.values for square in squares], axis=0))
     rows = ((_model_row(experiment, name), over_seeds(values)) for name, values in found.items())
     lines = tuple(_beside(blank, row, {}, _without_averages(values), []) for row, values in rows)
@@ -214,7 +231,8 @@ def _beside(
         # Its tasks are others, even where a name is the same: only averages stand side by side.
         printed = {name: value for name, value in printed.items() if name in (AVERAGE, UNSEEN)}
     verdicts = {} if blank.which == "mini" else judge(blank.experiment, row, values, printed)
-    unjudged = [UNJUDGED[row.pipeline]] if row.pipeline in UNJUDGED and printed else []
+    # On a stand-in no cell is judged, whatever the row.
+    unjudged = [UNJUDGED[row.pipeline]] if row.pipeline in UNJUDGED and printed and blank.which == "paper" else []
     said = [*remarks, *unjudged, *misprints_of(blank.experiment, row, varied)]
     return Line(row.label, varied, values, printed, verdicts, "; ".join(said))
 

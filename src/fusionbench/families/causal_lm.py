@@ -54,7 +54,7 @@ class CausalLm:
         settings = AutoConfig.for_model(**dict(config))
         # Building draws random numbers even for tensors that are then dropped.
         with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-            module: nn.Module = AutoModelForCausalLM.from_config(settings)
+            module: nn.Module = AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
         if settings.model_type == SPARSE:
             separate(module, settings)
         return module.eval()

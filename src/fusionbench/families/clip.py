@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from fusionbench.errors import CheckpointError
 from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Permutation
+from fusionbench.families.hugging_face import loaded
 from fusionbench.families.image_processor import ImageProcessor, read_image_processor
 from fusionbench.families.registration import family
 from fusionbench.weights.headers import Source, TensorSpec
@@ -99,7 +100,7 @@ class Clip:
                 "need. Save the base model's tokenizer into its folder."
             )
         text = source.config.get("text_config", {})
-        tokens = AutoTokenizer.from_pretrained(folder)(
+        tokens = loaded(AutoTokenizer, folder)(
             list(texts),
             padding=True,
             truncation=True,

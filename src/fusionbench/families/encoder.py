@@ -80,7 +80,7 @@ class Encoder:
         known = AutoConfig.for_model(config["model_type"]).from_dict(dict(config))
         pooled = config["model_type"] in POOLED
         with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-            module: nn.Module = AutoModel.from_config(known, add_pooling_layer=pooled)
+            module: nn.Module = AutoModel.from_config(known, trust_remote_code=False, add_pooling_layer=pooled)
         return module.eval()
 
     def names(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, str]:

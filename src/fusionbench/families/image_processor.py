@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from fusionbench.errors import CheckpointError, ConfigError
+from fusionbench.families.hugging_face import loaded
+from fusionbench.weights.documents import read_json
 from fusionbench.weights.headers import Source
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -117,7 +119,7 @@ def read_settings(folder: Path) -> Mapping[str, Any]:
         if not path.is_file():
             continue
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
         except ValueError as error:
             raise CheckpointError(f"{path} is not JSON: {error}.") from None
         if not isinstance(content, dict):
@@ -134,7 +136,7 @@ def _hugging_face_processor(folder: Path | None, size: int) -> Any:
     if folder is not None:
         from transformers import AutoImageProcessor
 
-        return AutoImageProcessor.from_pretrained(folder, backend="pil")
+        return loaded(AutoImageProcessor, folder, backend="pil")
     from transformers import CLIPImageProcessorPil
 
     return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size={"height": size, "width": size})

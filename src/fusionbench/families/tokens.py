@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fusionbench.errors import CheckpointError
+from fusionbench.families.hugging_face import loaded
 from fusionbench.weights.headers import Source
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model")
@@ -116,4 +117,4 @@ def tokenizer_in(folder: Path) -> Any:
     """Return the tokenizer of a folder; loaded once, when the first text needs it."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(folder)
+    return loaded(AutoTokenizer, folder)

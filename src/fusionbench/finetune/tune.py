@@ -1,8 +1,5 @@
 """Fine-tuning: the fused part of a model on one task, or on several at once; heads that are there stay as they are."""
 
-import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -10,22 +7,21 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fusionbench.errors import ConfigError, OutputError
+from fusionbench.errors import ConfigError
 from fusionbench.families import Batch, HasTokens, batch_norms
 from fusionbench.finetune.adapters import settled
 from fusionbench.finetune.balance import Routers, mean_balance
+from fusionbench.finetune.claiming import claim, finished, release
 from fusionbench.finetune.distillation import Teacher
+from fusionbench.finetune.dividing import check_batch_norms, divided_loss
 from fusionbench.finetune.heads import TrainedHead, with_heads
 from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
 from fusionbench.finetune.start import Checkpoint, Start, Trained, keep_only
 from fusionbench.tasks import evaluate
 from fusionbench.tasks.base import Split, Task
-from fusionbench.training import Loop, Progress, Tracking, step_of, tensors_of
-from fusionbench.weights.companions import RECORD
+from fusionbench.training import ALONE, Loop, Processes, Progress, Tracking, step_of, tensors_of
 from fusionbench.weights.partial import written_to
 from fusionbench.weights.sources import open_source
-
-JOB = "job.json"
 
 
 def finetune(
@@ -41,6 +37,7 @@ def finetune(
     start: Start | None = None,
     teacher: str | Path | None = None,
     tracking: Tracking | None = None,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Fine-tune a model on one task, or on several together, and write it as a folder.
 
@@ -63,6 +60,7 @@ def finetune(
         start: the opened model of `base` where that is no plain checkpoint.
         teacher: a plain model whose logits are the target, in the labels' place.
         tracking: who is sent the curve besides.
+        processes: that divide each batch; the main one writes.
 
     Returns:
         The record that is written as `fusionbench.json`: tasks, recipe, base, scores on validation and test.
@@ -91,13 +89,14 @@ def finetune(
         "teacher": None if taught is None else taught.source.fingerprint(),
         "recipe": recipe.model_dump(mode="json"),
     }
-    if out.exists():
-        return finished(out, record)
+    work = out.with_name(out.name + ".training")
+    if processes.from_main(out.exists):
+        return processes.from_main(lambda: finished(out, work, record))
     start = start or Checkpoint(base, source, family, tuning, recipe)
     keep_only(start.module, recipe.only)
-    work = out.with_name(out.name + ".training")
-    with written_to(work):
-        claim(work, record)
+    if processes.is_main:
+        with written_to(work):
+            claim(work, record)
     loop = Loop(
         work,
         device=device,
@@ -105,15 +104,19 @@ def finetune(
         checkpoint_every=checkpoint_every,
         progress=progress,
         tracking=tracking,
+        processes=processes,
     )
     tasks, head = with_heads(tasks, recipe.seed, loop.place)
     start.module.to(loop.place)
     train(start, tasks, recipe, loop, out.name, head, taught)
     record["scores"] = {
-        name: {split: _score(start, task, split) for split in ("validation", "test")} for name, task in tasks.items()
+        name: {split: _score(start, task, split, processes) for split in ("validation", "test")}
+        for name, task in tasks.items()
     }
-    start.write(out, record, work / out.name, head)
-    shutil.rmtree(work)
+    if processes.is_main:
+        start.write(out, record, work / out.name, head)
+        release(work)
+    processes.wait()
     return record
 
 
@@ -138,11 +141,11 @@ def train(
         teacher: whose logits are the target; None takes the tasks' losses.
     """
     trained = nn.ModuleDict({"tower": start.module, **({"head": head.module} if head else {})})
-    loss = _loss_of(start, tasks, recipe.balance, teacher)
+    loss = _loss_of(start, tasks, recipe.balance, teacher, loop.processes)
 
     def validate() -> dict[str, float]:
         trained.eval()
-        scores = {name: _score(start, task, "validation") for name, task in tasks.items()}
+        scores = {name: _score(start, task, "validation", loop.processes) for name, task in tasks.items()}
         _to_train_mode(trained, several=len(tasks) > 1)
         first = [next(iter(score.values())) for score in scores.values()]
         return {"validation": sum(first) / len(first)}
@@ -155,6 +158,7 @@ def train(
         fused=True,
     )
     _to_train_mode(trained, several=len(tasks) > 1)
+    check_batch_norms(trained, loop.processes)
     loop.run(
         name, recipe.course(), step_of(loss), _batches(tasks, recipe), tensors_of(trained), optimizer, validate=validate
     )
@@ -162,12 +166,14 @@ def train(
 
 
 def _loss_of(
-    start: Start, tasks: Mapping[str, Task], balance: float, teacher: Teacher | None
+    start: Start, tasks: Mapping[str, Task], balance: float, teacher: Teacher | None, processes: Processes
 ) -> Callable[[Mapping[str, Batch]], Tensor]:
     """Return the sum of the tasks' losses of a batch each, and of their routers' balance losses where there are any.
 
+    Of several processes each takes its part of every batch, weighed so that the sum over them is the loss of one.
+
     Raises:
-        ConfigError: where routers are to be balanced, and there are none.
+        ConfigError: where routers are to be balanced, and there are none, or several processes.
     """
     predictors = {name: start.for_task(task) for name, task in tasks.items()}
 
@@ -176,6 +182,14 @@ def _loss_of(
             return teacher.loss(tasks[name], predictors[name], batch)
         return tasks[name].loss(predictors[name], batch)
 
+    if balance and processes.count > 1:
+        raise ConfigError(
+            f"recipe.balance looks at a whole batch, which {processes.count} processes would divide. Leave it out, or "
+            "start one process."
+        )
+    if processes.count > 1:
+        place = next(start.module.parameters()).device
+        return divided_loss(loss_of, tuple(tasks), processes, place, distilled=teacher is not None)
     if not balance:
         return lambda batches: torch.stack([loss_of(name, batches[name]) for name in tasks]).sum()
     family = next(iter(tasks.values())).family
@@ -222,40 +236,6 @@ def score(module: nn.Module, task: Task, split: Split) -> dict[str, float]:
     return _score(Trained(module), task, split)
 
 
-def _score(model: Trained | Start, task: Task, split: Split) -> dict[str, float]:
-    return {name: score.value for name, score in evaluate(model, task, split).scores.items()}
-
-
-def finished(out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the record of a folder that an equal call has made.
-
-    Raises:
-        OutputError: where it is another's.
-    """
-    place = out / RECORD
-    record: dict[str, Any] = json.loads(place.read_text()) if place.is_file() else {}
-    if any(record.get(key) != value for key, value in asked.items()):
-        raise OutputError(f"{out} exists; nothing is written over. Choose another folder or remove it.")
-    return record
-
-
-def claim(work: Path, record: Mapping[str, Any]) -> None:
-    """Note what the training in a folder is, or see that it is the same.
-
-    Raises:
-        ConfigError: where it is another.
-    """
-    job = work / JOB
-    if not job.is_file():
-        work.mkdir(parents=True, exist_ok=True)
-        partial = work / (JOB + ".partial")
-        partial.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(partial, job)
-        return
-    before = json.loads(job.read_text())
-    changed = [key for key in record if record[key] != before.get(key)]
-    if changed:
-        raise ConfigError(
-            f"{work} holds an unfinished training with another {', '.join(changed)}. Give the same to go on, or remove "
-            "that folder to start again."
-        )
+def _score(model: Trained | Start, task: Task, split: Split, processes: Processes = ALONE) -> dict[str, float]:
+    found = evaluate(model, task, split, processes=processes)
+    return {name: score.value for name, score in found.scores.items()}

@@ -169,10 +169,17 @@ DELTAS: dict[str, Callable[[Pointers, Block, Raw, Block], bool]] = {
 def weighted_sum(out: Block, inputs: Block, weights: Block) -> None:
     """Fill `out` with Σ wᵢ·inputsᵢ, in the experts' order; `inputs` stay as they are."""
     for first in range(0, out.shape[0], STRIP):
-        total, strip, weight = out[first : first + STRIP], inputs[0, first : first + STRIP], weights[0]
-        for i in range(total.shape[0]):
-            total[i] = strip[i] * weight
-        for row in range(1, inputs.shape[0]):
-            strip, weight = inputs[row, first : first + STRIP], weights[row]
-            for i in range(total.shape[0]):
-                total[i] += strip[i] * weight
+        sum_strip(out[first : first + STRIP], inputs, first, weights)
+
+
+@compiled
+def sum_strip(total: Block, inputs: Block, first: int, weights: Block) -> None:
+    """Fill `total` with Σ wᵢ·inputsᵢ of the columns from `first` on."""
+    count = total.shape[0]
+    strip, weight = inputs[0, first : first + count], weights[0]
+    for i in range(count):
+        total[i] = strip[i] * weight
+    for row in range(1, inputs.shape[0]):
+        strip, weight = inputs[row, first : first + count], weights[row]
+        for i in range(count):
+            total[i] += strip[i] * weight

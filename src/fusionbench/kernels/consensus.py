@@ -8,16 +8,12 @@ import numpy as np
 from fusionbench.kernels import Block, Kernel, PartialScan, Place
 from fusionbench.kernels._compile import compiled
 from fusionbench.kernels.combine import divisor
-from fusionbench.kernels.compiled_tiles import weighted_sum
+from fusionbench.kernels.compiled_tiles import STRIP, weighted_sum
 from fusionbench.kernels.counting import trim_below
 from fusionbench.kernels.passes import STATE
 from fusionbench.kernels.selection import At, Keep, Scope, Thresholds, thresholds
 
 COMBINE = {"mean": 0, "sum": 1, "max": 2}
-
-
-STRIP = 1024
-"""Entries whose sums stay in the first-level cache."""
 
 
 def merge_agreeing(
@@ -42,39 +38,52 @@ def _merge_agreeing(
     out: Block, deltas: Block, weights: Block, elect_weighted: bool, positive: bool, combine: int, sign: Block,
     agreeing: Block,
 ) -> None:  # fmt: skip
-    one, zero = np.float32(1.0), np.float32(0.0)
     for first in range(0, out.shape[0], STRIP):
-        count = min(STRIP, out.shape[0] - first)
-        merged = out[first : first + count]
-        sign[:count] = zero
-        agreeing[:count] = zero
-        merged[:] = zero
-        for row in range(deltas.shape[0]):
-            factor = weights[row] if elect_weighted else one
-            strip = deltas[row, first : first + count]
-            for i in range(count):
-                sign[i] += strip[i] * factor
+        merge_strip(
+            out[first : first + STRIP], deltas, first, weights, elect_weighted, positive, combine, sign, agreeing
+        )
+
+
+@compiled
+def merge_strip(
+    merged: Block, deltas: Block, first: int, weights: Block, elect_weighted: bool, positive: bool, combine: int,
+    sign: Block, agreeing: Block,
+) -> None:  # fmt: skip
+    """Fill `merged`, at most `STRIP` entries, with the consensus of the rows' columns from `first` on.
+
+    `sign` and `agreeing` are room for as many entries; the rest is as for `merge_agreeing`.
+    """
+    one, zero = np.float32(1.0), np.float32(0.0)
+    count = merged.shape[0]
+    sign[:count] = zero
+    agreeing[:count] = zero
+    merged[:] = zero
+    for row in range(deltas.shape[0]):
+        factor = weights[row] if elect_weighted else one
+        strip = deltas[row, first : first + count]
         for i in range(count):
-            total = sign[i]
-            tie = one if positive else zero
-            sign[i] = one if total > zero else (-one if total < zero else tie)
-        for row in range(deltas.shape[0]):
-            weight = weights[row]
-            factor = weight if elect_weighted else one
-            strip = deltas[row, first : first + count]
-            if combine == 2:
-                for i in range(count):
-                    value = strip[i] * weight
-                    agrees = (strip[i] * factor) * sign[i] > zero and abs(value) > abs(merged[i])
-                    merged[i] = value if agrees else merged[i]
-            else:
-                for i in range(count):
-                    agrees = (strip[i] * factor) * sign[i] > zero
-                    merged[i] += strip[i] * weight if agrees else zero
-                    agreeing[i] += weight if agrees else zero
-        if combine == 0:
+            sign[i] += strip[i] * factor
+    for i in range(count):
+        total = sign[i]
+        tie = one if positive else zero
+        sign[i] = one if total > zero else (-one if total < zero else tie)
+    for row in range(deltas.shape[0]):
+        weight = weights[row]
+        factor = weight if elect_weighted else one
+        strip = deltas[row, first : first + count]
+        if combine == 2:
             for i in range(count):
-                merged[i] = merged[i] / agreeing[i] if agreeing[i] != zero else merged[i]
+                value = strip[i] * weight
+                agrees = (strip[i] * factor) * sign[i] > zero and abs(value) > abs(merged[i])
+                merged[i] = value if agrees else merged[i]
+        else:
+            for i in range(count):
+                agrees = (strip[i] * factor) * sign[i] > zero
+                merged[i] += strip[i] * weight if agrees else zero
+                agreeing[i] += weight if agrees else zero
+    if combine == 0:
+        for i in range(count):
+            merged[i] = merged[i] / agreeing[i] if agreeing[i] != zero else merged[i]
 
 
 def add_merged(

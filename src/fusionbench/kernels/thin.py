@@ -8,29 +8,39 @@ import numpy as np
 
 from fusionbench.kernels import Block, Kernel, Place
 from fusionbench.kernels._compile import compiled
-from fusionbench.kernels.consensus import STRIP, add_merged
+from fusionbench.kernels.combine import divisor
+from fusionbench.kernels.compiled_tiles import STRIP, Raw, sum_strip
+from fusionbench.kernels.consensus import COMBINE, merge_strip
 from fusionbench.kernels.streams import stream_key
 
-
-@compiled
-def number_of(key: np.uint64, index: np.uint64) -> np.float32:
-    """Return the number in [0, 1) of an entry: SplitMix64 of `key` and its flat index, 24 bits of it.
-
-    `methods.uniform` draws the same.
-    """
-    state = index * np.uint64(0x9E3779B97F4A7C15) + key
-    state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    state = state ^ (state >> np.uint64(31))
-    return np.float32(state >> np.uint64(40)) * np.float32(2.0**-24)
+u32 = np.uint32
 
 
 @compiled
-def thin(row: Block, key: np.uint64, start: np.uint64, share: np.float32, divide: bool) -> None:
-    """Zero the entries whose number is not below `share`; divide the others by it where asked."""
-    for i in range(row.shape[0]):
-        value = row[i] / share if divide else row[i]
-        row[i] = value if number_of(key, start + np.uint64(i)) < share else np.float32(0.0)
+def draw(numbers: Block, key: np.uint64, start: np.uint64) -> None:
+    """Fill `numbers` with those in [0, 1) of the entries from `start` on; `methods.uniform` draws the same."""
+    done, size = 0, numbers.shape[0]
+    while done < size:
+        place = start + np.uint64(done)
+        low, high = np.uint32(place & np.uint64(0xFFFFFFFF)), place >> np.uint64(32)
+        # Within so many entries the upper half of the index stays as it is.
+        count = min(size - done, (1 << 32) - np.int64(low))
+        second = np.uint32((key >> np.uint64(32)) + high * np.uint64(0x9E3779B9))
+        _draw(numbers[done : done + count], np.uint32(np.uint32(key & np.uint64(0xFFFFFFFF)) + low), second)
+        done += count
+
+
+@compiled
+def _draw(numbers: Block, first: np.uint32, second: np.uint32) -> None:
+    # The compiler widens whole numbers wherever it may; kept to 32 bits, eight or sixteen are worked on at once.
+    for i in range(numbers.shape[0]):
+        x = u32(first + u32(i))
+        x = u32((x ^ (x >> u32(17))) * u32(0xED5AD4BB))
+        x = u32((x ^ (x >> u32(11))) + second)
+        x = u32(x * u32(0xAC4C1B51))
+        x = u32((x ^ (x >> u32(15))) * u32(0x31848BAB))
+        x = u32(x ^ (x >> u32(14)))
+        numbers[i] = np.float32(np.int32(x >> u32(8))) * np.float32(2.0**-24)
 
 
 def thin_by(row: Block, key: np.uint64, start: np.uint64, shares: Block, divide: bool) -> None:
@@ -38,19 +48,51 @@ def thin_by(row: Block, key: np.uint64, start: np.uint64, shares: Block, divide:
     _thin_by(row, key, start, shares, divide, np.empty(STRIP, np.float32))
 
 
+# Strip by strip and step by step: only such loops run on whole vectors.
 @compiled
 def _thin_by(row: Block, key: np.uint64, start: np.uint64, shares: Block, divide: bool, numbers: Block) -> None:
-    # Strip by strip and step by step: only such loops run on whole vectors.
     for first in range(0, row.shape[0], STRIP):
         strip, share = row[first : first + STRIP], shares[first : first + STRIP]
-        index = start + np.uint64(first)
-        for i in range(strip.shape[0]):
-            numbers[i] = number_of(key, index + np.uint64(i))
+        drawn = numbers[: strip.shape[0]]
+        draw(drawn, key, start + np.uint64(first))
         if divide:
             for i in range(strip.shape[0]):
                 strip[i] = strip[i] / share[i]
         for i in range(strip.shape[0]):
-            strip[i] = strip[i] if numbers[i] < share[i] else np.float32(0.0)
+            strip[i] = strip[i] if drawn[i] < share[i] else np.float32(0.0)
+
+
+@compiled
+def _thin(strip: Block, key: np.uint64, start: np.uint64, share: np.float32, divide: bool, drawn: Block) -> None:
+    draw(drawn, key, start)
+    if divide:
+        for i in range(strip.shape[0]):
+            strip[i] = strip[i] / share if drawn[i] < share else np.float32(0.0)
+    else:
+        for i in range(strip.shape[0]):
+            strip[i] = strip[i] if drawn[i] < share else np.float32(0.0)
+
+
+@compiled
+def _thin_and_merge(
+    out: Block, base: Block, inputs: Block, keys: Raw, start: np.uint64, shares: Block, divide: bool, weights: Block,
+    total: np.float32, scale: np.float32, linear: bool, positive: bool, combine: int, room: Block,
+) -> None:  # fmt: skip
+    for first in range(0, out.shape[0], STRIP):
+        merged, origin = out[first : first + STRIP], base[first : first + STRIP]
+        count = merged.shape[0]
+        for row in range(inputs.shape[0]):
+            if shares[row] < np.float32(1.0):
+                strip = inputs[row, first : first + count]
+                _thin(strip, keys[row], start + np.uint64(first), shares[row], divide, room[0, :count])
+        if linear:
+            sum_strip(merged, inputs, first, weights)
+            for i in range(count):
+                merged[i] = merged[i] / total
+        else:
+            merge_strip(merged, inputs, first, weights, True, positive, combine, room[0], room[1])
+        for i in range(count):
+            merged[i] = origin[i] + merged[i] * scale
 
 
 def _apply(
@@ -59,12 +101,15 @@ def _apply(
     rescale: str, ties_density: float, keep: str, zero_sign: str, min_entries: int,
 ) -> None:  # fmt: skip
     """Fill `out` with θ₀ + λ times the sum, or the consensus, of the thinned deltas."""
-    if math.prod(site.shape) >= min_entries:
-        for row, share, expert in zip(inputs, density, site.experts, strict=True):
-            if share < 1:
-                key = np.uint64(stream_key(site.seed, site.name, expert))
-                thin(row, key, np.uint64(place[1]), np.float32(share), rescale == "inverse")
-    add_merged(out, base, inputs, weights, scale, combine=combine, normalize=normalize, zero_sign=zero_sign)
+    small = math.prod(site.shape) < min_entries
+    shares = np.asarray([1.0 if small else share for share in density], np.float32)
+    keys = np.asarray([stream_key(site.seed, site.name, expert) for expert in site.experts], np.uint64)
+    linear = combine == "linear"
+    _thin_and_merge(
+        out, base, inputs, keys, np.uint64(place[1]), shares, rescale == "inverse", np.asarray(weights, np.float32),
+        np.float32(divisor(weights) if linear and normalize else 1.0), np.float32(scale), linear,
+        zero_sign == "positive", COMBINE["mean" if normalize else "sum"], np.empty((2, STRIP), np.float32),
+    )  # fmt: skip
 
 
 def _serves(parameters: dict[str, Any]) -> bool:

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError, NotAdaptable, NotFinite
-from fusionbench.families import Batch
+from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.methods._context import Context
 from fusionbench.methods._deltas import Mask, MergedModule
+from fusionbench.methods._drawing import Drawn, check_adaptable, drawn_from, own_part, parts_of, placed
 from fusionbench.methods._selection import alike
 from fusionbench.mixing import FusedWeights
-from fusionbench.tasks import Predictor, Split, Task
+from fusionbench.tasks import Predictor, Task
 from fusionbench.training import Metrics, State, Step, Steps
 from fusionbench.weights.sources import open_source
 from fusionbench.weights.tensors import LazyWeights
@@ -26,8 +26,6 @@ COLLAPSED = 0.95
 """Share of one class among a task's predictions from which a collapse is reported."""
 LOOKED, AT_ONCE = 256, 32
 """Inputs of each task that are looked at for a collapse, and how many of them together."""
-Drawn = Mapping[str, Batch]
-"""One batch of each task, without labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +69,8 @@ class Adaptation:
 
     def batches(self, start: int) -> Iterator[Drawn]:
         """Yield steps' worth of batches for ever, each task's in an order of its own, as if `start` had been taken."""
-        drawn = {
-            name: task.batches(
-                self.split, size=self.batch, seed=self.context.seed, start=start * self.batch, labels=False
-            )
-            for name, task in self.tasks.items()
-        }
-        while True:
-            yield {name: next(of_task) for name, of_task in drawn.items()}
+        own = own_part(self.tasks, self.context.loop.processes)
+        return drawn_from(own, self.split, size=self.batch, seed=self.context.seed, start=start, labels=False)
 
     def pairs(self, start: int) -> Iterator[tuple[Drawn, Drawn]]:
         """Yield two such batches a step."""
@@ -89,13 +81,18 @@ class Adaptation:
     def descend(self, predictors: Mapping[str, Predictor], drawn: Drawn) -> Tensor:
         """Leave the gradient of Σ over tasks of the mean entropy in the module, and return that sum.
 
+        Of several processes each leaves the gradient of its part of the sum, and returns all of it.
+
         Raises:
             NotFinite: naming the task whose loss is NaN or infinite.
         """
         self.merged.clear()
         total = torch.zeros((), device=self.context.device)
+        processes, places = self.context.loop.processes, {name: place for place, name in enumerate(self.tasks)}
         for name, one in drawn.items():
-            for part, share in parts_of(one, self.together):
+            mine, portion = processes.part_of(one, places[name], len(places))
+            for part, within in parts_of(mine, self.together) if portion else ():
+                share = portion * within
                 loss = self.tasks[name].objective(predictors[name], part)
                 if not bool(torch.isfinite(loss.detach())):
                     raise NotFinite(
@@ -104,7 +101,7 @@ class Adaptation:
                     )
                 (self.weight * share * loss).backward()  # type: ignore[no-untyped-call]
                 total += share * loss.detach()
-        return total
+        return processes.sum(total)
 
     def learn(
         self, name: str, steps: int, step: Step, batches: Callable[[int], Iterator[Any]],
@@ -141,16 +138,31 @@ class Adaptation:
         loop = replace(context.loop, checkpoint_every=self.checkpoint_every, log_every=1, progress=told)
         course = Steps(steps, seed=context.seed, validate_every=self.evaluate_every)
         validating = validate if self.evaluate_every > 0 else None
-        loop.run(name, course, watched, batches, trained, optimizer, validate=validating)
+        ended = loop.run(name, course, watched, batches, trained, optimizer, validate=validating)
+        # Where the last checkpoint was of the last step, no step has been watched.
+        self._recall(ended.extra)
         merged.clear()
+
+    def shares_of_one_class(self) -> dict[str, float]:
+        """Return, by task that predicts classes, the largest share of one class among `LOOKED` predictions.
+
+        Each process looks at some of the tasks.
+        """
+        processes = self.context.loop.processes
+        own = {n: t for place, (n, t) in enumerate(self.tasks.items()) if place % processes.count == processes.rank}
+        parts = processes.gather(shares_of_one_class(self.merged, own, self.split))
+        found = {name: share for part in parts for name, share in part.items()}
+        return {name: found[name] for name in self.tasks if name in found}
 
     def _remember(self, state: State) -> None:
         """Keep, from the first step on, what the predictions were like then."""
-        if not self.before:
-            if BEFORE not in state.extra:
-                shares = shares_of_one_class(self.merged, self.tasks, self.split)
-                state.extra[BEFORE] = torch.tensor([shares.get(name, 0.0) for name in self.tasks])
-            self.before.update(zip(self.tasks, state.extra[BEFORE].tolist(), strict=True))
+        if BEFORE not in state.extra:
+            shares = self.shares_of_one_class()
+            state.extra[BEFORE] = torch.tensor([shares.get(name, 0.0) for name in self.tasks])
+
+    def _recall(self, extra: Mapping[str, Tensor]) -> None:
+        if BEFORE in extra:
+            self.before.update(zip(self.tasks, extra[BEFORE].tolist(), strict=True))
 
 
 def learn_coefficients(
@@ -174,6 +186,7 @@ def learn_coefficients(
     predictors = adaptation.predictors()
     learned.requires_grad_(True)
 
+    # Each process sets its part of the gradient, and the loop adds these: the coefficients', not the module's.
     def used() -> Tensor:
         return clamped(learned.detach(), clamp)
 
@@ -210,41 +223,6 @@ def inside(coefficients: Tensor, clamp: bool) -> Tensor | float:
 def spread(coefficients: Tensor) -> dict[str, Tensor | float]:
     """Return least, mean and largest coefficient, for the curve."""
     return {"min": coefficients.min(), "mean": coefficients.mean(), "max": coefficients.max()}
-
-
-def check_adaptable(
-    tasks: Mapping[str, Task], predictors: Mapping[str, Predictor], split: Split, device: torch.device
-) -> None:
-    """Ask every task for its objective once, so that what cannot be adapted is refused before anything long.
-
-    Raises:
-        NotAdaptable: with the task's reason.
-        MissingData: where a task lacks the split.
-    """
-    if not tasks:
-        raise NotAdaptable(
-            "There are no tasks to adapt on. Adaptation needs a suite, or experts that name their tasks."
-        )
-    for name, task in tasks.items():
-        first = next(task.batches(split, size=2, limit=2, labels=False))
-        with torch.no_grad():
-            task.objective(predictors[name], placed(first, device))
-
-
-def parts_of(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:
-    """Yield a batch in parts of so many examples, each with its share of them."""
-    count = len(next(iter(batch.values())))
-    if size is None or size >= count:
-        yield batch, 1.0
-        return
-    for first in range(0, count, size):
-        last = min(first + size, count)
-        yield {key: value[first:last] for key, value in batch.items()}, (last - first) / count
-
-
-def placed(batch: Batch, device: torch.device) -> Batch:
-    """Return a batch with its tensors on a device."""
-    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in batch.items()}
 
 
 def save_coefficients(merged: MergedModule, context: Context, used: Tensor) -> None:
@@ -292,8 +270,7 @@ def shares_of_one_class(merged: MergedModule, tasks: Mapping[str, Task], split: 
 
 def report_collapse(adaptation: Adaptation) -> None:
     """Note every task for which the model predicts almost only one class: what entropy rewards, and nobody wants."""
-    found = shares_of_one_class(adaptation.merged, adaptation.tasks, adaptation.split)
-    for name, share in found.items():
+    for name, share in adaptation.shares_of_one_class().items():
         before = adaptation.before.get(name, 0.0)
         if share > COLLAPSED:
             why = f"as {before:.0%} were at the start" if before > COLLAPSED else "the entropy has collapsed"

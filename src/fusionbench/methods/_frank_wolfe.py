@@ -14,12 +14,10 @@ from fusionbench.families import Batch
 from fusionbench.methods._adaptation import (
     COEFFICIENTS,
     Adaptation,
-    Drawn,
-    check_adaptable,
-    placed,
     spread,
 )
 from fusionbench.methods._deltas import MergedModule
+from fusionbench.methods._drawing import Drawn, check_adaptable, placed
 from fusionbench.methods._statistics import CollectSplit
 from fusionbench.tasks import Predictor, Task
 from fusionbench.training import State

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fusionbench.weights.headers import Source
+from fusionbench.weights.mapped_memory import give_back
 from fusionbench.weights.safetensors import SafetensorsSource
 from fusionbench.weights.tensors import TORCH
 
@@ -45,8 +46,7 @@ class MappedTensors(Mapping[str, Tensor]):
     def let_go(self, name: str) -> None:
         """Give back the memory that holds what was read of a tensor; it comes from the file again when asked."""
         file, offset = self._places[name]
-        first = offset - offset % mmap.PAGESIZE
-        _give_back(file, first, offset + self._specs[name].nbytes - first)
+        give_back(file, offset, offset + self._specs[name].nbytes)
 
 
 class ScratchFiles:
@@ -70,20 +70,13 @@ class ScratchFiles:
     def let_go(self, name: str) -> None:
         """Give back the memory of a tensor; the file keeps what was written."""
         if name in self._files:
-            _give_back(self._files[name], 0, len(self._files[name]))
+            give_back(self._files[name], 0, len(self._files[name]))
 
 
 def release(source: Source) -> None:
     """Let go of the memory that holds what was read of a mapped checkpoint; it comes from the file again when asked."""
     for file in source.files if isinstance(source, SafetensorsSource) else ():
-        mapped = file.read(next(iter(file.specs))).obj
-        if isinstance(mapped, mmap.mmap):
-            _give_back(mapped, 0, len(mapped))
-
-
-def _give_back(mapped: mmap.mmap, first: int, size: int) -> None:
-    if hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED, first, size)
+        file.let_all_go()
 
 
 def _address(content: object) -> int:

@@ -18,11 +18,10 @@ from fusionbench.mixing import FusedWeights, PerTask
 from fusionbench.registry import methods
 from fusionbench.tasks import Predictor, Task
 from fusionbench.weights.checks import fit
-from fusionbench.weights.finite import bad_input
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.plan import Input, Plan, Step, build_plan
 from fusionbench.weights.safetensors import open_safetensors
-from fusionbench.weights.tensors import SAFETENSORS, TORCH, LazyWeights, Weights, as_bytes, as_tensor
+from fusionbench.weights.tensors import SAFETENSORS, TORCH, LazyWeights, Weights, as_bytes, as_tensor, finite
 from fusionbench.weights.writer import CheckpointWriter
 
 ABOUT = "per_task.json"
@@ -207,10 +206,7 @@ def own_statistics(plan: Plan, experts: Sequence[str]) -> dict[str, dict[str, Te
 
 def _read(plan: Plan, place: Input) -> Tensor:
     tensor = as_tensor(_content(plan, place), place.spec.dtype, place.spec.shape).float()
-    if not bool(torch.isfinite(tensor).all()):
-        first = int(torch.nonzero(~torch.isfinite(tensor).flatten())[0])
-        raise bad_input(plan.sources[place.source].label, place.spec, first, tensor.flatten()[first].item())
-    return tensor
+    return finite(tensor, plan.sources[place.source].label, place.spec)
 
 
 def _content(plan: Plan, place: Input) -> memoryview:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, Literal
 
 import numpy as np
@@ -12,9 +13,9 @@ from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.families import Batch
 from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
+from fusionbench.methods._drawing import drawn_from, own_part
 from fusionbench.methods._pareto import Array, exact_pareto_weights
 from fusionbench.methods._routing import (
-    StepCount,
     Tensors,
     build_mixture,
     part_settings,
@@ -26,9 +27,10 @@ from fusionbench.mixing import FusedWeights
 from fusionbench.mixing.mixed import MixedModel
 from fusionbench.mixing.preferred import merged_for, preferred_parts
 from fusionbench.mixing.sites import ModuleSite, Replacement, mlp_and_attention_sites, mlp_sites
-from fusionbench.parameters import Count, Positive
+from fusionbench.parameters import Count, Positive, StepCount
 from fusionbench.tasks import Predictor, Task
-from fusionbench.training import State, Steps
+from fusionbench.tasks.terms import part_and_share
+from fusionbench.training import Processes, State, Steps
 
 Objective = Literal["linear", "exact"]
 Parts = Literal["mlp", "mlp_attention"]
@@ -131,8 +133,8 @@ class GateTraining:
             parameter.requires_grad_(True)
         predictors = {expert: model.for_task(task) for expert, task in tasks.items()}
 
-        def step(_: State, drawn: Drawn) -> dict[str, Tensor | float]:
-            return self._step(model, list(trained.values()), tasks, predictors, drawn)
+        def step(state: State, drawn: Drawn) -> dict[str, Tensor | float]:
+            return self._step(state.processes, model, list(trained.values()), tasks, predictors, drawn)
 
         def validate() -> dict[str, float]:
             scores = context.evaluate(model)
@@ -143,8 +145,9 @@ class GateTraining:
         )
         optimizer = torch.optim.Adam(list(trained.values()), lr=self.learning_rate)
         loop = replace(context.loop, checkpoint_every=self.checkpoint_every)
+        batches = self._batches(own_part(tasks, loop.processes), len(tasks), context.seed)
         loop.run(
-            name, course, step, self._batches(tasks, context.seed), trained, optimizer,
+            name, course, step, batches, trained, optimizer,
             validate=validate if self.evaluate_every > 0 else None,
         )  # fmt: skip
         for parameter in trained.values():
@@ -152,45 +155,47 @@ class GateTraining:
         names = tuple(dict.fromkeys(task.name for task in tasks.values()))
         context.used("adapted", split="train", tasks=names, count=self.steps * self.batch)
 
-    def _batches(self, tasks: Mapping[str, Task], seed: int) -> Callable[[int], Iterator[Drawn]]:
+    def _batches(self, own: Mapping[str, Task], experts: int, seed: int) -> Callable[[int], Iterator[Drawn]]:
         def batches(start: int) -> Iterator[Drawn]:
-            drawn = {
-                expert: task.batches("train", size=self.batch, seed=seed, start=start * self.batch)
-                for expert, task in tasks.items()
-            }
-            number = start
-            while True:
-                ray = np.random.default_rng([seed, number]).dirichlet([self.concentration] * len(tasks))
-                yield tuple(ray.tolist()), {expert: next(of_task) for expert, of_task in drawn.items()}
-                number += 1
+            drawn = drawn_from(own, "train", size=self.batch, seed=seed, start=start, labels=True)
+            for number in count(start):
+                ray = np.random.default_rng([seed, number]).dirichlet([self.concentration] * experts)
+                yield tuple(ray.tolist()), next(drawn)
 
         return batches
 
     def _step(
-        self, model: MixedModel, gates: Sequence[Tensor], tasks: Mapping[str, Task],
+        self, processes: Processes, model: MixedModel, gates: Sequence[Tensor], tasks: Mapping[str, Task],
         predictors: Mapping[str, Predictor], drawn: Drawn,
     ) -> dict[str, Tensor | float]:  # fmt: skip
-        """Leave the gradient of the weighed losses in the gates, and return the losses."""
+        """Leave this process's part of the gradient of the weighed losses in the gates, and return the losses."""
         ray, batches = drawn
-        losses, rows = {}, []
+        own = torch.zeros(len(tasks), sum(gate.numel() for gate in gates)).to(gates[0])
+        losses = own.new_zeros(len(tasks))
         with merged_for(model.module, ray):
-            for expert, batch in batches.items():
-                loss = tasks[expert].loss(predictors[expert], batch)
+            for place, expert in enumerate(tasks):
+                if expert not in batches:
+                    continue
+                batch, share = part_and_share(processes, batches[expert], place, len(tasks))
+                if not share:
+                    continue
+                loss = share * tasks[expert].loss(predictors[expert], batch)
                 if not bool(torch.isfinite(loss.detach())):
                     raise NotFinite(
                         f"The training loss of {expert} is {float(loss.detach())}: its outputs are not finite. Check "
                         "the experts, or lower method.learning_rate."
                     )
                 gradients = torch.autograd.grad(loss, gates, retain_graph=True)
-                rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
-                losses[expert] = loss.detach()
-        jacobian = torch.stack(rows)
-        weights = self._weights(np.array(ray), np.array([float(loss) for loss in losses.values()]), jacobian)
-        total = torch.as_tensor(weights, dtype=jacobian.dtype, device=jacobian.device) @ jacobian
+                own[place] = torch.cat([gradient.flatten() for gradient in gradients])
+                losses[place] = loss.detach()
+        losses = processes.sum(losses)
+        whole = processes.sum(own) if self.objective == "exact" else own
+        weights = self._weights(np.array(ray), losses.double().cpu().numpy(), whole)
+        total = torch.as_tensor(weights, dtype=own.dtype, device=own.device) @ own
         for gate, part in zip(gates, torch.split(total, [gate.numel() for gate in gates]), strict=True):
             gate.grad = part.view_as(gate).clone()
-        weighed = sum(share * loss for share, loss in zip(ray, losses.values(), strict=True))
-        return {"loss": weighed, **{f"loss {expert}": loss for expert, loss in losses.items()}}
+        weighed = sum(share * loss for share, loss in zip(ray, losses, strict=True))
+        return {"loss": weighed, **{f"loss {expert}": loss for expert, loss in zip(tasks, losses, strict=True)}}
 
     def _weights(self, ray: Array, losses: Array, jacobian: Tensor) -> Array:
         """Return the factor of each task's gradient: r, or T·α of exact Pareto optimal search."""

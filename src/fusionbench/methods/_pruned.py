@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fusionbench.methods._routing import routed_mlp
+from fusionbench.methods._routing import TABLES, routed_mlp
 from fusionbench.mixing.bits import packed
 from fusionbench.mixing.routed import Route
 from fusionbench.mixing.sites import ModuleSite, Replacement
@@ -31,7 +31,7 @@ def above_quantile(tensor: Tensor, share: float) -> Tensor:
 
 def pruned_mlp(
     site: ModuleSite, base: Mapping[str, Tensor], experts: Sequence[Mapping[str, Tensor]], *, depth: int, init: float,
-    route: Route = "sample", prune: float = 0.9,
+    route: Route = "sample", shared_by: int = TABLES, prune: float = 0.9,
 ) -> Replacement:  # fmt: skip
     """Return `routed_mlp` without the smallest entries of each change, and with the first block's router.
 
@@ -42,9 +42,10 @@ def pruned_mlp(
         depth: of the router.
         init: of the router's last bias, and λ of what is no linear map.
         route: what has weights of its own.
+        shared_by: how many samples of a batch share weights, where the batch does.
         prune: share of each expert's change in each tensor that is left out.
     """
-    made = routed_mlp(site, base, experts, depth=depth, init=init, route=route)
+    made = routed_mlp(site, base, experts, depth=depth, init=init, route=route, shared_by=shared_by)
     first = site.depth == 0
     tensors = {name: tensor for name, tensor in made.tensors.items() if first or not name.startswith("router.")}
     counts = []

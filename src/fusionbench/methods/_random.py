@@ -6,29 +6,24 @@ from torch import Tensor
 from fusionbench.kernels.streams import stream_key
 from fusionbench.weights.plan import Site
 
-_MASK = (1 << 64) - 1
+WORD = (1 << 32) - 1
 
 
 def uniform(site: Site, expert: str, like: Tensor) -> Tensor:
     """Return numbers in [0, 1), of `like`'s shape and device, float32 with 24 random bits.
 
-    Each is SplitMix64 of (seed and method, tensor, expert, flat index): the i-th entry from `site.start` on.
+    Each is a hash of (seed, tensor, expert) and its flat index, from `site.start` on: the steps of Chris Wellons's
+    `triple32` on the index's lower half plus the key's, with the upper halves added on the way.
     """
-    count = like.numel()
-    index = torch.arange(site.start, site.start + count, dtype=torch.int64, device=like.device)
-    state = index * _signed(0x9E3779B97F4A7C15) + _signed(stream_key(site.seed, site.name, expert))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        state = (state ^ _shifted(state, shift)) * _signed(factor)
-    state = state ^ _shifted(state, 31)
-    return (_shifted(state, 40).to(torch.float32) * 2.0**-24).view(like.shape)
+    key = stream_key(site.seed, site.name, expert)
+    index = torch.arange(site.start, site.start + like.numel(), dtype=torch.int64, device=like.device)
+    low, high = (index + (key & WORD)) & WORD, index >> 32
+    state = _product(low ^ (low >> 17), 0xED5AD4BB)
+    state = _product((state ^ (state >> 11)) + (key >> 32) + _product(high, 0x9E3779B9) & WORD, 0xAC4C1B51)
+    state = _product(state ^ (state >> 15), 0x31848BAB)
+    return ((state ^ (state >> 14)) >> 8).to(torch.float32).mul_(2.0**-24).view(like.shape)
 
 
-def _signed(number: int) -> int:
-    """Return the signed 64-bit integer with the same bits; torch's products wrap as unsigned ones would."""
-    number &= _MASK
-    return number - (1 << 64) if number >> 63 else number
-
-
-def _shifted(state: Tensor, bits: int) -> Tensor:
-    """Shift right without the sign."""
-    return (state >> bits) & ((1 << (64 - bits)) - 1)
+def _product(words: Tensor, factor: int) -> Tensor:
+    """Return the lower 32 bits of products; they fit, since a product of two words wraps in its upper bits only."""
+    return (words * factor) & WORD

@@ -1,6 +1,6 @@
 """MLPs whose experts are weighed by routers: how they are built of a pool, and how the routers learn."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,13 +12,14 @@ from fusionbench.errors import ConfigError
 from fusionbench.families import Family
 from fusionbench.families.base import HasTextToText
 from fusionbench.merge import Pool
-from fusionbench.methods._adaptation import AdaptSplit, Drawn, check_adaptable
+from fusionbench.methods._adaptation import AdaptSplit
 from fusionbench.methods._context import Context
+from fusionbench.methods._drawing import Drawn, check_adaptable, drawn_from, own_part
 from fusionbench.mixing.mixed import MixedModel
 from fusionbench.mixing.rebuild import Rebuilder, rebuild
 from fusionbench.mixing.routed import ROUTER, Route
 from fusionbench.mixing.sites import ModuleSite, Replacement, Setting, mlp_sites, oriented, put
-from fusionbench.parameters import Count, Positive, Range
+from fusionbench.parameters import Count, Positive, Range, StepCount
 from fusionbench.registry import methods
 from fusionbench.tasks import Task
 from fusionbench.training import State, Steps
@@ -26,8 +27,9 @@ from fusionbench.weights.sources import open_source
 from fusionbench.weights.tensors import LazyWeights
 
 Depth = Annotated[int, Range(0, 2)]
-StepCount = Annotated[int, Range(0)]
 ROUTERS = "routers"
+TABLES = 128
+"""Samples that shared their experts' weights in the papers' tables: the batches that these were scored in."""
 DEVIATION = 0.01
 """Standard deviation of a router's first weights."""
 Tensors = Mapping[str, Tensor]
@@ -48,8 +50,9 @@ def added(base: Tensor, experts: Sequence[Tensor], *, init: float) -> Tensor:
 
 
 def routed_mlp(
-    site: ModuleSite, base: Tensors, experts: Sequence[Tensors], *, depth: int, init: float, route: Route = "sample"
-) -> Replacement:
+    site: ModuleSite, base: Tensors, experts: Sequence[Tensors], *, depth: int, init: float, route: Route = "sample",
+    shared_by: int = TABLES,
+) -> Replacement:  # fmt: skip
     """Return an MLP with every expert's differences beside it, and a router that weighs each by `init` at first.
 
     Args:
@@ -59,13 +62,14 @@ def routed_mlp(
         depth: of the router: 0, 1 or 2.
         init: of the router's last bias, and λ of what is no linear map.
         route: what has weights of its own: a sample, a token, or the batch.
+        shared_by: how many samples of a batch share weights, where the batch does.
     """
     first = next(iter(site.linears))
     width = oriented(base[f"{first}.weight"], site.linears[first]).shape[1]
     tensors = router_tensors(site, width, len(experts), depth=depth, init=init)
     tensors |= weighed_tensors(site, base, experts, init=init, inside="mlp")
-    settings = {"experts": len(experts), "width": width, "depth": depth, "route": route, **part_settings(site)}
-    return Replacement(tensors, "routed_mlp", settings)
+    settings = {"experts": len(experts), "width": width, "depth": depth, **route_settings(route, shared_by)}
+    return Replacement(tensors, "routed_mlp", settings | part_settings(site))
 
 
 def weighed_tensors(
@@ -88,6 +92,11 @@ def weighed_tensors(
         for number, expert in enumerate(experts):
             put(tensors, held, number, len(experts), oriented(expert[name] - origin, turn))
     return tensors
+
+
+def route_settings(route: Route, shared_by: int) -> dict[str, Setting]:
+    """Return what the blueprint says of what has weights of its own."""
+    return {"route": route, "shared_by": shared_by} if route == "batch" else {"route": route}
 
 
 def part_settings(site: ModuleSite) -> dict[str, Setting]:
@@ -201,21 +210,19 @@ class RouterTraining:
         for parameter in trained.values():
             parameter.requires_grad_(True)
 
-        def batches(start: int) -> Any:
-            drawn = {
-                name: task.batches(self.adapt_split, size=self.batch, seed=context.seed, start=start * self.batch,
-                                   labels=False) for name, task in tasks.items()
-            }  # fmt: skip
-            while True:
-                yield {name: next(of_task) for name, of_task in drawn.items()}
+        def batches(start: int) -> Iterator[Drawn]:
+            own = own_part(tasks, context.loop.processes)
+            return drawn_from(own, self.adapt_split, size=self.batch, seed=context.seed, start=start, labels=False)
 
         def step(state: State, drawn: Drawn) -> dict[str, Tensor]:
             total = torch.zeros((), device=context.device)
-            for name, one in drawn.items():
-                loss = tasks[name].objective(masked[name], one)
-                state.backward(loss)
-                total += loss.detach()
-            return {"loss": total}
+            for place, name in enumerate(tasks):
+                one, share = state.processes.part_of(drawn[name], place, len(tasks)) if name in drawn else ({}, 0.0)
+                if share:
+                    loss = share * tasks[name].objective(masked[name], one)
+                    state.backward(loss)
+                    total += loss.detach()
+            return {"loss": state.processes.sum(total)}
 
         def validate() -> dict[str, float]:
             scores = context.evaluate(model)
@@ -254,6 +261,11 @@ def with_learned_routers(
     if routers is not None:
         put_routers(model, Path(routers))
     elif training.steps > 0:
+        if route == "batch" and context.loop.processes.count > len(tasks):
+            raise ConfigError(
+                f"method.route=batch weighs by a whole batch, which {context.loop.processes.count} processes would "
+                f"divide, of {len(tasks)} tasks. Start as many processes at most, or choose method.route=sample."
+            )
         training.run(model, tasks, context, method)
     context.save(ROUTERS, {name: tensor.detach().cpu() for name, tensor in routers_of(model).items()}, {})
     context.note(f"the experts are weighed by {route}")

@@ -21,7 +21,7 @@ from fusionbench.methods._deltas import MergedModule, Storage
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._survivors import keep_survivors
 from fusionbench.mixing import Fused, FusedWeights
-from fusionbench.parameters import Count, Density, Positive
+from fusionbench.parameters import Count, Density, Positive, StepCount
 from fusionbench.tasks import Task
 
 
@@ -44,7 +44,7 @@ def adamerging(
     density: Density = 0.2,
     init: float = 0.3,
     learning_rate: Positive = 1e-3,
-    steps: Count = 500,
+    steps: StepCount = 500,
     batch: Count = 16,
     batches: Count = 2,
     clamp: bool = True,
@@ -66,7 +66,7 @@ def adamerging(
         density: share kept by that trimming.
         init: every λ at the start; the paper's is 0.3.
         learning_rate: of Adam (0.9, 0.999); the paper's is 0.001.
-        steps: the paper's is 500; the benchmark's tables took 1000 with one batch.
+        steps: the paper's is 500; the benchmark's tables took 1000 with one batch. 0 is task arithmetic with λ = init.
         batch: examples of each task in a batch; the paper's is 16.
         batches: batches of each task a step; the authors' code takes 2.
         clamp: use λ clamped to [0, 1], with no gradient outside; fusion_bench does not clamp.
@@ -98,7 +98,8 @@ def adamerging(
     else:
         learned = torch.full(shape, init, device=context.device)
         learn_coefficients(adaptation, learned, steps=steps, learning_rate=learning_rate, clamp=clamp)
-        context.used("adapted", split=adapt_split, tasks=tuple(tasks), count=steps * batch * batches)
+        if steps:
+            context.used("adapted", split=adapt_split, tasks=tuple(tasks), count=steps * batch * batches)
     used = clamped(learned, clamp)
     merged.put(used, exact=deltas == "bfloat16" and not plus_plus)
     save_coefficients(merged, context, used)

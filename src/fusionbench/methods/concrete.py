@@ -11,7 +11,6 @@ from fusionbench.merge import Pool
 from fusionbench.methods._adaptation import (
     Adaptation,
     AdaptSplit,
-    Drawn,
     clamped,
     learn_coefficients,
     read_coefficients,
@@ -22,10 +21,11 @@ from fusionbench.methods._adaptation import (
 from fusionbench.methods._concrete_mask import ConcreteMask, Rescale, Settled
 from fusionbench.methods._context import Context
 from fusionbench.methods._deltas import Mask, MergedModule, Storage
+from fusionbench.methods._drawing import Drawn
 from fusionbench.methods._inner_step import Inner, InnerStep, MergePoint
 from fusionbench.methods._method import merge_method
 from fusionbench.mixing import Fused, FusedWeights
-from fusionbench.parameters import Count, Positive
+from fusionbench.parameters import Count, Positive, StepCount
 from fusionbench.tasks import Task
 from fusionbench.training import State
 
@@ -46,7 +46,7 @@ def concrete_task_arithmetic(
     *,
     scale: float = 0.3,
     learning_rate: Positive = 1e-3,
-    steps: Count = 2000,
+    steps: StepCount = 2000,
     batch: Count = 16,
     temperature: Positive = 0.5,
     rescale: Rescale = "tensor",
@@ -65,7 +65,7 @@ def concrete_task_arithmetic(
         context: of the run.
         scale: λ; the paper's is 0.3.
         learning_rate: of Adam on the mask's logits, β; the paper's is 0.001 (CLIP), 0.0001 (Flan-T5).
-        steps: the paper's is 2000; it stopped Flan-T5-large near 1200.
+        steps: the paper's is 2000; it stopped Flan-T5-large near 1200. 0 leaves the mask as it starts, even odds.
         batch: examples of each task a step; the paper's is 16 (CLIP), the authors' code takes 8 for Flan-T5.
         temperature: T of the relaxed mask; the paper does not print it, the authors' code has 0.5.
         rescale: divide masked entries by the mean of their tensor's mask, as both codes do, or of all masks together.
@@ -93,7 +93,8 @@ def concrete_task_arithmetic(
     shared = _mask_of(merged, context, temperature, rescale)
     if logits is None:
         _learn_mask(adaptation, shared, mask, factor, steps=steps, learning_rate=learning_rate)
-        context.used("adapted", split=adapt_split, tasks=tuple(tasks), count=steps * batch)
+        if steps:
+            context.used("adapted", split=adapt_split, tasks=tuple(tasks), count=steps * batch)
     else:
         shared.load(Path(logits), merged)
     shared.save(context, merged)
@@ -126,8 +127,8 @@ def concrete_adamerging(
     inner_rate: Positive = 1.0,
     merge_point: MergePoint = "fresh",
     learning_rate: Positive = 1e-3,
-    mask_steps: Count = 2000,
-    steps: Count = 1000,
+    mask_steps: StepCount = 2000,
+    steps: StepCount = 1000,
     batch: Count = 16,
     clamp: bool = True,
     temperature: Positive = 0.5,
@@ -159,7 +160,7 @@ def concrete_adamerging(
             with (both codes).
         learning_rate: β, of Adam on the logits, and on λ once the mask is frozen; the paper's is 0.001 (CLIP), 0.0001.
         mask_steps: for the mask; the paper's is 2000.
-        steps: for λ once the mask is frozen; the paper's is 1000.
+        steps: for λ once the mask is frozen; the paper's is 1000. 0 leaves λ at init.
         batch: examples of each task in a batch; the paper's is 16 (CLIP), the authors' code takes 8 for Flan-T5.
         clamp: use λ clamped to [0, 1], with no gradient outside; fusion_bench does not clamp.
         temperature: T of the relaxed mask; the paper does not print it, the authors' code has 0.5.
@@ -227,7 +228,7 @@ def _learn_mask(
     def slope(mask: Mask, coefficients: Tensor, drawn: Drawn) -> Tensor:
         merged.put(coefficients, mask)
         adaptation.descend(predictors, drawn)
-        return merged.gradient(start.shape[1], mask)
+        return adaptation.context.loop.processes.sum(merged.gradient(start.shape[1], mask))
 
     def product(name: str, coefficients: Tensor) -> Tensor | None:
         gradient = merged.take(name)

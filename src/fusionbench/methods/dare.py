@@ -87,7 +87,7 @@ def _added(totals: Sequence[Tensor], more: Sequence[Tensor]) -> list[Tensor]:
     paper="arXiv:2311.03099",
     kind="stream",
     category="merge",
-    version=1,
+    version=2,
     kernel=THIN,
     prepare=prepare_dare,
     laws=("identity", "scale_zero", "shift"),

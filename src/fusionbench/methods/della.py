@@ -20,7 +20,7 @@ from fusionbench.weights.plan import Site
     paper="arXiv:2406.11617",
     kind="stream",
     category="merge",
-    version=1,
+    version=2,
     unit="tensor",
     kernel=RANKED,
     laws=("identity", "scale_zero"),

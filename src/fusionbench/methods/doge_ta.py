@@ -1,7 +1,7 @@
 """DOGE-TA: a common correction of all task vectors that lowers their conflict outside of the subspace they share."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,11 +12,10 @@ from fusionbench.methods._quantiles import one_for_all
 from fusionbench.methods._rows import whole
 from fusionbench.methods._sparsify import largest
 from fusionbench.methods._spectral import adam, factors, is_matrix, oriented, rounding
-from fusionbench.parameters import Count, Density, PerExpert, Positive, Range, per_expert
+from fusionbench.parameters import Count, Density, PerExpert, Positive, StepCount, per_expert
 from fusionbench.weights.plan import Site
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
-Steps = Annotated[int, Range(0)]
 
 
 def prepare_doge(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, keep: Keep) -> Thresholds | None:
@@ -53,7 +52,7 @@ def prepare_doge(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]]
 )
 def doge_ta(
     base: Tensor, experts: Sequence[Tensor], *, eta: Positive = 0.07, density: PerExpert[Density] = 0.3,
-    subspace: Count = 6, steps: Steps = 400, learning_rate: Positive = 1e-4, keep: Keep = "exact",
+    subspace: Count = 6, steps: StepCount = 400, learning_rate: Positive = 1e-4, keep: Keep = "exact",
     embeddings: bool = False, site: Site | None = None, prepared: Thresholds | None = None,
 ) -> Tensor:  # fmt: skip
     """Return θ₀ + Σᵢ λᵢ·(τᵢ + δ)⊙mᵢ with λᵢ = η/‖τᵢ‖ and a common δ (arXiv:2501.01230).

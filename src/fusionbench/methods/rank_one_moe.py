@@ -1,7 +1,7 @@
 """Rank-one MoE: every expert's change of an MLP is cut into maps of rank one, each of which a router weighs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,18 +12,19 @@ from fusionbench.methods._adaptation import AdaptSplit
 from fusionbench.methods._context import Context
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._routing import (
+    TABLES,
     RouterTraining,
-    StepCount,
     added,
     build_routed_model,
     part_settings,
+    route_settings,
     router_tensors,
     with_learned_routers,
 )
 from fusionbench.mixing import Fused
 from fusionbench.mixing.routed import Route
 from fusionbench.mixing.sites import ModuleSite, Replacement, oriented
-from fusionbench.parameters import Count, Positive, Range
+from fusionbench.parameters import Count, Positive, Range, StepCount
 from fusionbench.tasks import Task
 
 Depth = Annotated[int, Range(1, 2)]
@@ -50,6 +51,7 @@ def rank_one_moe(
     depth: Depth = 1,
     init: float = 0.3,
     route: Route = "sample",
+    shared_by: Count = TABLES,
     learning_rate: Positive = 1e-4,
     schedule: Literal["constant", "cosine"] = "constant",
     steps: StepCount = 1000,
@@ -74,6 +76,8 @@ def rank_one_moe(
         init: λ of task arithmetic outside the maps, and every weight at the start.
         route: what has weights of its own: each sample; each token, for models that write text; or the batch, whose
             answers then depend on what is in it.
+        shared_by: with route=batch how many samples share weights, in the order of the data. Evaluation runs 256 at a
+            time, so take a divisor of that.
         learning_rate: of Adam (0.9, 0.999).
         schedule: of the rate.
         steps: fusion_bench has 1000; 0 leaves the routers as they start.
@@ -98,7 +102,8 @@ def rank_one_moe(
             f"method.select_k={select_k}: {len(pool.experts)} experts of rank {rank_k} have {total} triples. Lower it, "
             "or leave it out."
         )
-    values = {"rank_k": rank_k, "select_k": select_k, "depth": depth, "init": init, "route": route}
+    values: dict[str, Any] = {"rank_k": rank_k, "select_k": select_k, "depth": depth, "init": init}
+    values |= {"route": route, "shared_by": shared_by}
     model = build_routed_model(pool, context, "rank_one_moe", values, rank_one_mlp)
     training = RouterTraining(steps, batch, learning_rate, schedule, adapt_split, checkpoint_every, evaluate_every)
     return with_learned_routers(model, tasks, context, "rank_one_moe", training, routers, route)
@@ -114,6 +119,7 @@ def rank_one_mlp(
     depth: int = 1,
     init: float = 0.3,
     route: Route = "sample",
+    shared_by: int = TABLES,
 ) -> Replacement:
     """Return an MLP with the leading triples of every expert's changes beside its maps, and a router that weighs them.
 
@@ -126,6 +132,7 @@ def rank_one_mlp(
         depth: of the router.
         init: of the router's last bias, and λ of biases and of what is no linear map.
         route: what has weights of its own.
+        shared_by: how many samples of a batch share weights, where the batch does.
 
     Raises:
         ConfigError: where a map has fewer triples.
@@ -146,7 +153,7 @@ def rank_one_mlp(
         left, right = leading_triples(deltas, rank_k, f"{site.name}.{part}")
         tensors |= {f"mlp.{part}.left": left, f"mlp.{part}.right": right}
     sizes = {"experts": len(experts), "rank": rank_k, "width": width, "depth": depth, "chosen": select_k}
-    return Replacement(tensors, "rank_one_mlp", {**sizes, "route": route, **part_settings(site)})
+    return Replacement(tensors, "rank_one_mlp", {**sizes, **route_settings(route, shared_by), **part_settings(site)})
 
 
 def leading_triples(deltas: Sequence[Tensor], rank: int, name: str) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,9 @@ from torch.nn.functional import l1_loss, normalize
 from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.kernels.streams import stream_key
 from fusionbench.merge import Pool
-from fusionbench.methods._adaptation import AdaptSplit, placed
+from fusionbench.methods._adaptation import AdaptSplit
 from fusionbench.methods._context import Context
+from fusionbench.methods._drawing import placed
 from fusionbench.methods._inner_model import fuse_inner, inner_method
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._operated import ARTEFACT, OperatedModel, named, operate, with_features

@@ -57,7 +57,7 @@ def _draws(chunks: Chunks) -> Chunks:
     paper="arXiv:2306.01708",
     kind="stream",
     category="merge",
-    version=1,
+    version=2,
     kernel=CONSENSUS,
     prepare=prepare_ties,
     laws=("identity", "order", "scale_zero"),

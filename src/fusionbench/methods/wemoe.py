@@ -6,6 +6,7 @@ from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._routing import (
+    TABLES,
     Depth,
     RouterTraining,
     build_routed_model,
@@ -13,6 +14,7 @@ from fusionbench.methods._routing import (
 )
 from fusionbench.mixing import Fused
 from fusionbench.mixing.routed import Route
+from fusionbench.parameters import Count
 from fusionbench.tasks import Task
 
 PAPER = RouterTraining()
@@ -36,6 +38,7 @@ def wemoe(
     depth: Depth = 2,
     init: float = 0.3,
     route: Route = "sample",
+    shared_by: Count = TABLES,
     routers: str | None = None,
     training: RouterTraining = PAPER,
 ) -> Fused:
@@ -51,6 +54,8 @@ def wemoe(
         init: λ of task arithmetic outside the MLPs, and every weight at the start; the paper's is 0.3.
         route: what has weights of its own: each sample, as in the paper; each token, for models that write text; or
             the batch, whose answers then depend on what is in it.
+        shared_by: with route=batch how many samples share weights, in the order of the data: 128 in the papers' tables.
+            Evaluation runs 256 at a time, so take a divisor of that.
         routers: artefacts/routers of an earlier run: no adaptation, only the model.
         training: how the routers learn; its defaults are the paper's.
 
@@ -62,5 +67,6 @@ def wemoe(
     Others: fusion_bench weighs the experts by the batch's mean, in evaluation too, so that its answers depend on the
     batch, which in its tables holds one task only: `compat=fusion_bench`.
     """
-    model = build_routed_model(pool, context, "wemoe", {"depth": depth, "init": init, "route": route})
+    values = {"depth": depth, "init": init, "route": route, "shared_by": shared_by}
+    model = build_routed_model(pool, context, "wemoe", values)
     return with_learned_routers(model, tasks, context, "wemoe", training, routers, route)

@@ -9,6 +9,7 @@ from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
 from fusionbench.config import Config
 from fusionbench.errors import CheckpointError, ConfigError
+from fusionbench.weights.documents import read_json
 
 FUSION_CONFIG = "fusion_config.json"
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
@@ -55,7 +56,7 @@ def read_blueprint(folder: Path | None) -> Blueprint | None:
         return None
     path = folder / FUSION_CONFIG
     try:
-        document = json.loads(path.read_text())
+        document = read_json(path)
         if not isinstance(document, Mapping):
             raise ConfigError(f"{path} should hold a JSON object, it holds a {type(document).__name__}.")
         return Blueprint.read(document, str(path))

@@ -21,6 +21,7 @@ class RankOneSettings(Config):
         width: of the router's input.
         depth: layers of the router.
         route: whether each sample or each token has weights of its own, or the batch shares their mean.
+        shared_by: how many samples of a batch share a mean, in their order; 0 is all of the batch.
         chosen: how many of all triples count; 0 is all.
         parts: names of the linear maps inside, comma-separated.
         transposed: those of them whose weight is `(in, out)`.
@@ -31,6 +32,7 @@ class RankOneSettings(Config):
     width: Size
     depth: Annotated[int, Field(ge=1, le=2)]
     route: Route = "sample"
+    shared_by: Annotated[int, Field(ge=0, le=2**20)] = 0
     chosen: Annotated[int, Field(ge=0, le=2**20)] = 0
     parts: str
     transposed: str = ""
@@ -43,4 +45,4 @@ def build_rank_one(module: nn.Module, settings: RankOneSettings) -> RoutedMlp:
     inner = replace_linears(module, parts, transposed, lambda _, form: RankOneLinear(form, triples, settings.chosen))
     with torch.device("meta"):
         router = Router(settings.width, triples, settings.depth, hidden=2 * triples)
-        return RoutedMlp(inner, router, settings.route)
+        return RoutedMlp(inner, router, settings.route, settings.shared_by)

@@ -18,7 +18,7 @@ from fusionbench.weights.checks import Fit, fit
 from fusionbench.weights.finite import bad_result
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.roles import is_statistic
-from fusionbench.weights.tensors import SAFETENSORS, TORCH, as_tensor
+from fusionbench.weights.tensors import SAFETENSORS, TORCH, as_tensor, is_finite
 
 Sink = Callable[[str, Tensor], None]
 
@@ -186,7 +186,7 @@ def checked(name: str, tensor: Tensor, kind: torch.dtype) -> Tensor:
         NotFinite: where it holds NaN or Inf, or its kind cannot hold it.
     """
     written = tensor.to(kind)
-    if tensor.is_floating_point() and not bool(torch.isfinite(written).all()):
+    if tensor.is_floating_point() and not is_finite(written):
         spec = TensorSpec(name, SAFETENSORS[kind], tuple(tensor.shape))
-        raise bad_result(spec, finite=bool(torch.isfinite(tensor).all()))
+        raise bad_result(spec, finite=is_finite(tensor))
     return written

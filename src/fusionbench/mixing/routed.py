@@ -1,6 +1,6 @@
 """An MLP whose weights are base + Σ wᵢ·Δᵢ, with weights w that a router reads off its input."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
@@ -27,6 +27,7 @@ class RoutedSettings(Config):
         width: of the router's input; without meaning at depth 0.
         depth: layers of the router.
         route: whether each sample or each token has weights of its own, or the batch shares their mean.
+        shared_by: how many samples of a batch share a mean, in their order; 0 is all of the batch.
         parts: names of the linear maps inside, comma-separated.
         transposed: those of them whose weight is `(in, out)`.
         kept: for each part how many entries of all experts' ΔW are stored, comma-separated; empty where all are.
@@ -37,6 +38,7 @@ class RoutedSettings(Config):
     width: Size
     depth: Annotated[int, Field(ge=0, le=2)]
     route: Route = "sample"
+    shared_by: Annotated[int, Field(ge=0, le=2**20)] = 0
     parts: str
     transposed: str = ""
     kept: Annotated[str, Field(pattern=r"^(\d{1,15}(,\d{1,15})*)?$")] = ""
@@ -80,9 +82,10 @@ class RoutedMlp(nn.Module):
 
     mask: Tensor | None = None
 
-    def __init__(self, mlp: nn.Module, router: Router | None, route: Route) -> None:
+    def __init__(self, mlp: nn.Module, router: Router | None, route: Route, shared_by: int = 0) -> None:
         super().__init__()
         self.route_by, self.router, self.mlp = route, router, mlp
+        self.shared_by = shared_by if route == "batch" else 0
 
     def borrow(self, router: Router) -> None:
         """Use another MLP's router, which stays that one's own: it is saved and trained there, once."""
@@ -90,14 +93,27 @@ class RoutedMlp(nn.Module):
 
     def forward(self, hidden: Tensor, *rest: Any, **named: Any) -> Any:
         """Run the MLP on `(samples, tokens, width)`, `(samples, width)` or maps with the weights of this input."""
-        weights = self.route(hidden)
+        if not 0 < self.shared_by < len(hidden):
+            return self._run(hidden, self.mask, rest, named)
+        groups = [slice(start, start + self.shared_by) for start in range(0, len(hidden), self.shared_by)]
+        masks = [None if self.mask is None else self.mask[group] for group in groups]
+        parts = zip(groups, masks, strict=True)
+        return torch.cat([self._run(hidden[group], mask, rest, named) for group, mask in parts])
+
+    def _run(self, hidden: Tensor, mask: Tensor | None, rest: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
+        weights = self.route(hidden, mask)
         for part in self.mlp.modules():
             if isinstance(part, RoutedLinear | RankOneLinear):
                 part.weights = weights
         return self.mlp(hidden, *rest, **named)
 
-    def route(self, hidden: Tensor) -> Tensor:
-        """Return `(samples, experts)`, or `(experts,)` shared by the batch: means over real tokens; or each token's."""
+    def route(self, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `(samples, experts)`, or `(experts,)` shared by all: means over real tokens; or each token's.
+
+        Args:
+            hidden: the MLP's input.
+            mask: which tokens are real, `(samples, tokens)`; None where all are.
+        """
         router: Router = self.router or self.__dict__["borrowed"]
         if router.free is not None:
             return router.free
@@ -108,7 +124,7 @@ class RoutedMlp(nn.Module):
         if self.route_by == "token":
             return weights
         if weights.ndim > 2:
-            real = torch.ones_like(weights[..., :1]) if self.mask is None else self.mask.to(weights.dtype)[..., None]
+            real = torch.ones_like(weights[..., :1]) if mask is None else mask.to(weights.dtype)[..., None]
             weights = (weights * real).sum(dim=1) / real.sum(dim=1).clamp(min=1)
         return weights.mean(dim=0) if self.route_by == "batch" else weights
 
@@ -122,7 +138,7 @@ def build_routed(module: nn.Module, settings: RoutedSettings) -> RoutedMlp:
     weighed = weigh_parts(module, parts, settings.transposed.split(","), settings.experts, kept)
     with torch.device("meta"):
         router = None if settings.shared else Router(settings.width, settings.experts, settings.depth)
-        return RoutedMlp(weighed, router, settings.route)
+        return RoutedMlp(weighed, router, settings.route, settings.shared_by)
 
 
 def share_router(module: nn.Module) -> None:

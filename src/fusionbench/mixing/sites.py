@@ -10,10 +10,9 @@ from fusionbench.errors import MissingPart
 from fusionbench.families.base import HasParts
 from fusionbench.merge import Pool
 from fusionbench.mixing.build import family_of
-from fusionbench.weights.finite import bad_input
 from fusionbench.weights.headers import Source
 from fusionbench.weights.plan import seed_of
-from fusionbench.weights.tensors import as_tensor
+from fusionbench.weights.tensors import as_tensor, finite
 
 Setting = int | float | bool | str
 
@@ -90,11 +89,7 @@ def read_wide(source: Source, name: str) -> Tensor:
     """
     spec = source.specs[name]
     tensor = as_tensor(source.read(name), spec.dtype, spec.shape)
-    tensor = tensor.to(torch.float64 if spec.dtype == "F64" else torch.float32)
-    if not bool(torch.isfinite(tensor).all()):
-        first = int(torch.nonzero(~torch.isfinite(tensor).flatten())[0])
-        raise bad_input(source.label, spec, first, tensor.flatten()[first].item())
-    return tensor
+    return finite(tensor.to(torch.float64 if spec.dtype == "F64" else torch.float32), source.label, spec)
 
 
 def oriented(weight: Tensor, inputs_last: bool) -> Tensor:

@@ -8,7 +8,8 @@
     base='a, b'           text as it stands          output.folder=out/${seed}   another key's value
 
 Values stay text: the type of the key reads them, so `no` is text where text is expected, false where a truth value is.
-`method=` and `suite=` replace the whole group and are applied first, whatever their place.
+`method=` and `suite=` replace the whole group and are applied first, whatever their place. `launcher=ray` is short for
+`runtime.launcher=ray`, and `launcher.workers=8` for `runtime.launcher.workers=8`.
 
 Where Hydra 1.3 differs: it refuses `~`, `=`, `;`, `#`, `&` and letters beyond ASCII in bare values, and quotes around
 the keys of a mapping; it merges a mapping into the one that is there (here it takes its place), lets a repeated key in

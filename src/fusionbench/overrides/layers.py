@@ -1,14 +1,18 @@
 """Overrides laid over a recipe's document."""
 
 import difflib
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fusionbench.errors import ConfigError
 from fusionbench.overrides.grammar import Override, parse
 
-GROUPS = ("suite", "method", "vocabulary")
+GROUPS = (("suite",), ("method",), ("vocabulary",), ("runtime",), ("runtime", "launcher"))
 """Keys whose plain value names a thing with keys of its own; they are applied before all others."""
+SHORT = {"launcher": ("runtime", "launcher")}
+"""First parts of keys that stand for longer ones on the command line: `launcher=ray launcher.workers=8`."""
 
 
 def apply(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -25,12 +29,12 @@ def apply(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     parsed, problems = [], []
     for text in overrides:
         try:
-            parsed.append(parse(text))
+            parsed.append(_in_full(parse(text)))
         except ConfigError as error:
             problems.append(str(error))
     experts = changed.get("experts")
     named = set(experts) if isinstance(experts, dict) else set()
-    for override in sorted(parsed, key=lambda item: len(item.key) > 1 or item.key[0] not in GROUPS):
+    for override in sorted(parsed, key=lambda item: len(item.key) if item.key in GROUPS else sys.maxsize):
         try:
             _refuse(changed, override, named)
             _lay(changed, override)
@@ -41,6 +45,11 @@ def apply(document: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, An
     if problems:
         raise ConfigError("\n".join(problems))
     return changed
+
+
+def _in_full(override: Override) -> Override:
+    first, *rest = override.key
+    return replace(override, key=(*SHORT[first], *rest)) if first in SHORT else override
 
 
 def expand_shorthands(document: Mapping[str, Any]) -> dict[str, Any]:

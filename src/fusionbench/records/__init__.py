@@ -7,6 +7,13 @@ from fusionbench.records.files import write_whole as write_whole
 from fusionbench.records.long_form import COLUMNS as COLUMNS
 from fusionbench.records.long_form import rows as rows
 from fusionbench.records.long_form import write_long as write_long
+from fusionbench.records.remote import Remote as Remote
+from fusionbench.records.remote import input_place as input_place
+from fusionbench.records.remote import is_address as is_address
+from fusionbench.records.remote import local_of as local_of
+from fusionbench.records.remote import output_place as output_place
+from fusionbench.records.remote import publish_files as publish_files
+from fusionbench.records.remote import published as published
 from fusionbench.records.results import REPORT as REPORT
 from fusionbench.records.results import DataUse as DataUse
 from fusionbench.records.results import MethodRef as MethodRef

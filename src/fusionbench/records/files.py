@@ -4,7 +4,7 @@ import contextlib
 import os
 from pathlib import Path
 
-from fusionbench.weights.partial import unwritable
+from fusionbench.weights.partial import settle, unwritable
 
 
 def write_whole(path: Path, content: str | bytes) -> Path:
@@ -17,11 +17,8 @@ def write_whole(path: Path, content: str | bytes) -> Path:
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        unfinished.write_bytes(data)
+        settle(unfinished, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             unfinished.unlink()

@@ -10,7 +10,9 @@ from fusionbench.errors import FusionBenchError, MissingData
 from fusionbench.records.results import REPORT, Report
 from fusionbench.records.run_info import RUN, RunInfo
 
-RECIPE = "recipe.yaml"
+RECIPE, TASKS = "recipe.yaml", "tasks"
+MARK = "# fusionbench identity: "
+"""Before a run's identity, in the first line of its recipe."""
 logger = logging.getLogger(__name__)
 
 

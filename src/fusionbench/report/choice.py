@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fusionbench.records import FRACTION
-from fusionbench.report.labels import differing
+from fusionbench.report.labels import differing, scored_on
 from fusionbench.report.tables import Cell, Column, Row, Table
 
 MOST_METHODS = 6
@@ -117,8 +117,14 @@ def _averages(rows: Sequence[Row], summary: int | None) -> tuple[float, ...]:
 
 
 def _fitting(table: Table, rows: Sequence[Row]) -> list[Row]:
-    """Return the reference rows and the best row of each method, the best methods where there are too many."""
+    """Return the reference rows and the best row of each method, the best methods where there are too many.
+
+    Where there are too many and they were scored on inputs of several corruptions, those of the first row's are taken:
+    a method's best corruption says nothing of it.
+    """
     summary = table.summary
+    if sum(not row.reference for row in rows) > MOST_METHODS:
+        rows = [row for row in rows if scored_on(row.entry.run) == scored_on(rows[0].entry.run)]
 
     def merit(row: Row) -> float:
         value = row.cells[summary].value if summary is not None else None
@@ -135,7 +141,9 @@ def _remark(table: Table, rows: Sequence[Row], scored: Sequence[Row]) -> str:
     shown = sum(not row.reference for row in rows)
     methods = sum(not row.reference for row in scored)
     if shown < methods:
-        said.append(f"{shown} of {methods} rows are drawn: the best of each method by average.")
+        data = {scored_on(row.entry.run) for row in scored}
+        of = f" on {scored_on(rows[0].entry.run) or 'the clean test split'}" if len(data) > 1 else ""
+        said.append(f"{shown} of {methods} rows are drawn: the best of each method by average{of}.")
     if missing := len(table.rows) - len(scored):
         said.append(f"{missing} without a score on every task {'is' if missing == 1 else 'are'} left out.")
     return " ".join(said)

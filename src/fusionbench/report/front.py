@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusionbench.report.labels import short
-from fusionbench.report.plots import COLOURS, MARKERS, REFERENCE_STYLE, STYLE, Chart, literal
+from fusionbench.report.plots import COLOURS, MARKERS, REFERENCE_STYLE, STYLE, Chart, as_shapes, literal
 from fusionbench.report.tables import Column, Row, Table
 
 if TYPE_CHECKING:
@@ -134,6 +134,7 @@ def _other(axes: "Axes", row: Row, number: int, values: Sequence[float], across:
 
 def _colour_bar(figure: "Figure", axes: "Axes", drawn: "PathCollection", task: str) -> None:
     bar = figure.colorbar(drawn, ax=axes, shrink=0.85)
+    as_shapes(bar)
     bar.set_label(literal(f"preference for {task}"))
     bar.outline.set_visible(False)
 

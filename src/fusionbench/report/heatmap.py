@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusionbench.report.analysis.square import Square
-from fusionbench.report.plots import STYLE, Chart, literal
+from fusionbench.report.plots import INK, STYLE, Chart, as_shapes, literal
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,6 +17,8 @@ MANY = 24
 """Rows or columns from which on cells are too small for numbers."""
 DARK = 0.6
 """Share of the scale from which on a cell is so dark that its number is written in white."""
+ON_PALE = "#141416"
+"""Colour of numbers on pale cells, also where the page is dark."""
 LINE = 0.11
 """Inches that a line of the smallest names takes; where cells are narrower, names are left out between."""
 
@@ -46,13 +48,19 @@ def _draw(square: Square) -> "Figure":
     axes = figure.add_subplot()
     low, high = _scale(square)
     two_sided = low < 0
-    shown = axes.imshow(
-        square.values,
+    # Cells are shapes, not an image: a page may load none, and browsers smear the few pixels that it would have.
+    shown = axes.pcolormesh(
+        np.arange(columns + 1) - 0.5,
+        np.arange(rows + 1) - 0.5,
+        np.ma.masked_invalid(square.values),
         vmin=low,
         vmax=high,
         cmap="RdBu_r" if two_sided else "Blues",
-        aspect="equal" if not small else "auto",
+        edgecolors="face",
+        linewidth=0.2,
     )
+    axes.set_aspect("auto" if small else "equal")
+    axes.invert_yaxis()
     across, size = _named(columns, width)
     names = [literal(square.columns[index]) for index in across]
     axes.set_xticks(across, names, rotation=45, ha="right", rotation_mode="anchor", fontsize=size)
@@ -63,16 +71,23 @@ def _draw(square: Square) -> "Figure":
     if not small:
         for row in range(rows):
             for column in range(columns):
-                part = abs(square.values[row, column]) / max(abs(low), abs(high), 1e-300)
-                colour = "white" if part > DARK else "#1b1b1d"
+                colour = _ink(float(square.values[row, column]), max(abs(low), abs(high), 1e-300))
                 axes.text(column, row, square.cell(row, column), ha="center", va="center", fontsize=7.5, color=colour)
     bar = figure.colorbar(shown, ax=axes, shrink=0.8)
+    as_shapes(bar)
     if square.percent:
         from matplotlib.ticker import PercentFormatter
 
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_title(literal(square.caption), fontsize=9, wrap=True)
     return figure
+
+
+def _ink(value: float, widest: float) -> str:
+    """Return the colour of a cell's number: a page's own where the page's ground is seen, else one that stays."""
+    if not math.isfinite(value):
+        return INK
+    return "white" if abs(value) / widest > DARK else ON_PALE
 
 
 def _named(count: int, cell: float) -> tuple[range, int]:

@@ -15,6 +15,8 @@ Settings = Mapping[str, Any]
 
 NOT_IN_A_LABEL = frozenset({"method", "seed", "runtime", "output", "suite.name", "suite.size", "suite.seed"})
 """Keys of a recipe that the report states itself, or that never change a number."""
+LEAST_DIGITS, ALL_DIGITS = 4, 17
+"""Significant digits of a number in a label, and how many tell any two numbers apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,19 @@ def settings(run: Run, variant: Variant) -> dict[str, Any]:
     return {**_of_recipe(run.recipe), **chosen}
 
 
-def scored_on(run: Run) -> str:
-    """Return what a run was scored on where that is not the whole clean test split; "" where it is."""
+def scored_on(run: Run, *, corruption: bool = True) -> str:
+    """Return what a run was scored on where that is not the whole clean test split; "" where it is.
+
+    Args:
+        run: a finished one.
+        corruption: say how the inputs were corrupted, too.
+    """
     chosen = _of_recipe(run.recipe)
     said = []
     if (split := chosen.get("tasks.split") or "test") != "test":
         said.append(f"{split} split")
-    if corruption := chosen.get("tasks.corruption"):
-        said.append(f"{corruption}, severity {chosen.get('tasks.severity', 2)}")
+    if corruption and (name := chosen.get("tasks.corruption")):
+        said.append(f"{name}, severity {chosen.get('tasks.severity', 2)}")
     if limit := chosen.get("tasks.limit"):
         said.append(f"first {limit} examples")
     return ", ".join(said)
@@ -84,8 +91,11 @@ def labels_of(entries: Sequence[Entry]) -> list[str]:
 
     Entries that still read the same (the code or an input changed between them) get the start of their identity.
     """
-    keys = {method: differing([e for e in entries if e.method == method]) for method in {e.method for e in entries}}
-    labels = [_label(entry, keys[entry.method]) for entry in entries]
+    words: dict[str, dict[str, Mapping[str, str]]] = {}
+    for method in {entry.method for entry in entries}:
+        group = [entry for entry in entries if entry.method == method]
+        words[method] = {key: abbreviated([entry.settings.get(key) for entry in group]) for key in differing(group)}
+    labels = [_label(entry, words[entry.method]) for entry in entries]
     count = Counter(labels)
     return [
         label if count[label] == 1 else f"{label} #{short(entry.run.report.identity)}"
@@ -105,6 +115,21 @@ def shown(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+def abbreviated(values: Sequence[Any]) -> Mapping[str, str]:
+    """Return a text of each value by its `shown` form: numbers in as few digits, at least four, as tell them apart."""
+    for digits in range(LEAST_DIGITS, ALL_DIGITS):
+        texts = {shown(value): shown(_rounded(value, digits)) for value in values}
+        if len(set(texts.values())) == len(texts):
+            return texts
+    return {shown(value): shown(value) for value in values}
+
+
+def _rounded(value: Any, digits: int) -> Any:
+    if isinstance(value, list | tuple):
+        return [_rounded(each, digits) for each in value]
+    return float(f"{value:.{digits}g}") if isinstance(value, float) else value
+
+
 def order_of(value: Any) -> tuple[int, float, str]:
     """Return a key that sorts settings: none first, numbers by size, the rest by their text."""
     if value is None:
@@ -114,15 +139,16 @@ def order_of(value: Any) -> tuple[int, float, str]:
     return 2, 0.0, shown(value)
 
 
-def _label(entry: Entry, keys: Sequence[str]) -> str:
+def _label(entry: Entry, words: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the method with the settings that `words` has texts for, each by its `shown` form."""
     named = entry.variant.label is not None
     said = [
-        (key, entry.settings[key])
-        for key in keys
+        (key, texts[shown(entry.settings[key])])
+        for key, texts in words.items()
         if entry.settings.get(key) is not None and not (named and key in flat(entry.variant.params))
     ]
-    words = [shown(value) if key == "variant" else f"{key}={shown(value)}" for key, value in said]
-    return f"{entry.method} ({', '.join(words)})" if words else entry.method
+    parts = [text if key == "variant" else f"{key}={text}" for key, text in said]
+    return f"{entry.method} ({', '.join(parts)})" if parts else entry.method
 
 
 def _of_recipe(text: str) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from fusionbench.records import Run
-from fusionbench.report.labels import Entry, differing, entries_of
+from fusionbench.report.formats import latex
+from fusionbench.report.labels import Entry, abbreviated, differing, entries_of, shown
 from fusionbench.report.tables import REFERENCES, suite_title
 
 LEGEND = "Average and normalized score (divided by the experts' own) in %, means over seeds; yardsticks are not ranked."
@@ -110,7 +111,8 @@ def _label(entry: Entry, entries: Sequence[Entry]) -> str:
     """Return the method's name with the settings in which its rows differ, seeds aside."""
     others = [other for other in entries if other.method == entry.method]
     keys = [key for key in differing(others) if not key.startswith(("seed", "suite."))]
-    said = ", ".join(f"{key}={entry.settings.get(key)}" for key in keys)
+    texts = {key: abbreviated([other.settings.get(key) for other in others]) for key in keys}
+    said = ", ".join(f"{key}={texts[key][shown(entry.settings.get(key))]}" for key in keys)
     return f"{entry.method} ({said})" if said else entry.method
 
 
@@ -138,6 +140,21 @@ def as_markdown(boards: Sequence[Board]) -> str:
         lines += ["| " + " | ".join(_cells(standing)) + " |" for standing in board.standings]
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, LEGEND]) + "\n"
+
+
+def as_latex(boards: Sequence[Board]) -> str:
+    """Return the boards as floating tables in LaTeX, for a document that loads booktabs."""
+    parts = []
+    for board in boards:
+        lines = [r"\begin{table}", r"  \centering", rf"  \caption{{{latex(f'{board.title}: {LEGEND}')}}}"]
+        lines += [rf"  \begin{{tabular}}{{rl{'r' * (len(COLUMNS) - 2)}}}", r"    \toprule"]
+        lines += [rf"    {' & '.join(map(latex, COLUMNS))} \\", r"    \midrule"]
+        for index, standing in enumerate(board.standings):
+            if index and standing.rank == 1 and board.standings[index - 1].rank is None:
+                lines.append(r"    \midrule")
+            lines.append(rf"    {' & '.join(map(latex, _cells(standing)))} \\")
+        parts.append("\n".join([*lines, r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]))
+    return "\n\n".join(parts) + "\n"
 
 
 def as_csv(boards: Sequence[Board]) -> str:

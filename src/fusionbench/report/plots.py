@@ -15,6 +15,7 @@ from fusionbench.report.tables import Row, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
     from matplotlib.projections.polar import PolarAxes
 
@@ -51,24 +52,39 @@ class Chart:
 
 def radar(picture: Picture) -> "Figure":
     """Return a radar chart, one axis a task from 0 at the centre, one line a method."""
+    outlines = [(row.label, values, style) for row, values, style in _styled(picture)]
+    return outlined(outlines, picture.tasks, picture.top, f"{picture.title}: {picture.axis}")
+
+
+def outlined(
+    outlines: Sequence[tuple[str, Sequence[float], Mapping[str, Any]]], tasks: Sequence[str], top: float, title: str
+) -> "Figure":
+    """Return a radar chart.
+
+    Args:
+        outlines: of each line its name, its value of each task, and how it is drawn.
+        tasks: names of the axes.
+        top: end of each axis; its start is 0.
+        title: above it.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.9, 5.0), layout="constrained")
     axes = cast("PolarAxes", figure.add_subplot(projection="polar"))
-    angles = [2 * math.pi * index / len(picture.tasks) for index in range(len(picture.tasks))]
-    for row, values, style in _styled(picture):
+    angles = [2 * math.pi * index / len(tasks) for index in range(len(tasks))]
+    for name, values, style in outlines:
         closed = [*values, values[0]]
-        axes.plot([*angles, 0.0], closed, label=literal(row.label), markersize=4, linewidth=1.6, **style)
+        axes.plot([*angles, 0.0], closed, label=literal(name), markersize=4, linewidth=1.6, **style)
     axes.set_theta_offset(math.pi / 2)
     axes.set_theta_direction(-1)
-    axes.set_xticks(angles, [literal(task) for task in picture.tasks])
+    axes.set_xticks(angles, [literal(task) for task in tasks])
     for label, angle in zip(axes.get_xticklabels(), angles, strict=True):
         side = math.sin(angle)
         label.set_horizontalalignment("center" if abs(side) < 0.1 else "left" if side > 0 else "right")
-    axes.set_ylim(0, picture.top)
-    axes.set_rlabel_position(180 / len(picture.tasks))
+    axes.set_ylim(0, top)
+    axes.set_rlabel_position(180 / len(tasks))
     axes.tick_params(axis="y", labelsize=7, labelcolor=REFERENCE_STYLE["individual"][0])
-    axes.set_title(literal(f"{picture.title}: {picture.axis}"), pad=18)
+    axes.set_title(literal(title), pad=18)
     legend_below(figure)
     return figure
 
@@ -141,6 +157,13 @@ def save(chart: Chart, folder: Path, kind: Kind = "png", *, prefix: str = "") ->
 def file_word(text: str) -> str:
     """Return `text` with everything that does not belong into a file name turned into hyphens."""
     return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+
+
+def as_shapes(bar: "Colorbar") -> None:
+    """Draw a colour bar as shapes, which Matplotlib makes an image of that no page would load."""
+    if bar.solids is not None:
+        bar.solids.set_rasterized(False)
+        bar.solids.set_edgecolor("face")
 
 
 def literal(text: str) -> str:

@@ -89,10 +89,11 @@ class Table:
 
 
 def tables_of(runs: Sequence[Run], *, metrics: Which = "primary") -> list[Table]:
-    """Return one table for each suite, size and scored data, in the order in which they first occur.
+    """Return one table for each suite, size and scored split, in the order in which they first occur.
 
-    Scores on the validation split, on corrupted inputs or on the first examples stand in tables of their own: beside
-    those of the test split they would be ranked as if they were alike.
+    Scores on the validation split or on the first examples stand in tables of their own: beside those of the test split
+    they would be ranked as if they were alike. Corruptions are settings that vary within a table, and the best value is
+    that among rows of one corruption.
 
     Args:
         runs: finished runs; those with equal reports count once.
@@ -100,8 +101,12 @@ def tables_of(runs: Sequence[Run], *, metrics: Which = "primary") -> list[Table]
     """
     suites: dict[str, list[Run]] = {}
     for run in runs:
-        suites.setdefault(suite_title(run), []).append(run)
-    return [table_of(group, title=title, metrics=metrics) for title, group in suites.items()]
+        suites.setdefault(suite_title(run, corruption=False), []).append(run)
+    found = []
+    for title, group in suites.items():
+        whole = {suite_title(run) for run in group}
+        found.append(table_of(group, title=whole.pop() if len(whole) == 1 else title, metrics=metrics))
+    return found
 
 
 def table_of(runs: Sequence[Run], *, title: str = "", metrics: Which = "primary") -> Table:
@@ -115,15 +120,15 @@ def table_of(runs: Sequence[Run], *, title: str = "", metrics: Which = "primary"
     rows = zip(labels_of(entries), entries, marked, strict=True)
     return Table(
         title or (suite_title(runs[0]) if runs else ""),
-        _caption(columns, marked, comparable),
+        _caption(columns, marked, comparable, several=len({scored_on(entry.run) for entry in entries}) > 1),
         tuple(columns),
         tuple(Row(label, entry, tuple(cells)) for label, entry, cells in rows),
     )
 
 
-def suite_title(run: Run) -> str:
+def suite_title(run: Run, *, corruption: bool = True) -> str:
     """Return "mini/clip (small)", or a stand-in for runs without a suite; with the data if not the whole test split."""
-    suite, data = run.report.suite, scored_on(run)
+    suite, data = run.report.suite, scored_on(run, corruption=corruption)
     name = "no suite" if suite is None else f"{suite.name} ({suite.size})" if suite.size else suite.name
     return f"{name}, {data}" if data else name
 
@@ -205,18 +210,26 @@ def _decimals(column: Column, cells: Sequence[Cell]) -> int:
 def _mark_best(
     entries: Sequence[Entry], columns: Sequence[Column], grid: Sequence[Sequence[Cell]], comparable: bool
 ) -> list[list[Cell]]:
-    """Return the grid with the best cell of each column marked, among two methods or more; equal prints share it."""
+    """Return the grid with the best cell of each column marked, among two methods or more; equal prints share it.
+
+    Rows are rivals where they were scored on the same inputs.
+    """
     marked = [list(row) for row in grid]
+    rivals: dict[str, list[int]] = {}
+    for row, entry in enumerate(entries):
+        if entry.method not in REFERENCES:
+            rivals.setdefault(scored_on(entry.run), []).append(row)
     for index, column in enumerate(columns):
         if column.kind != "task" and not comparable:
             continue
-        rivals = [row for row, entry in enumerate(entries) if entry.method not in REFERENCES]
-        printed = {row: float(grid[row][index].text(column, missing="nan")) for row in rivals if _has(grid[row][index])}
-        if len(printed) < 2:
-            continue
-        best = max(printed.values()) if column.better == "higher" else min(printed.values())
-        for row, value in printed.items():
-            marked[row][index] = replace(marked[row][index], best=value == best)
+        for group in rivals.values():
+            held = [row for row in group if _has(grid[row][index])]
+            printed = {row: float(grid[row][index].text(column)) for row in held}
+            if len(printed) < 2:
+                continue
+            best = max(printed.values()) if column.better == "higher" else min(printed.values())
+            for row, value in printed.items():
+                marked[row][index] = replace(marked[row][index], best=value == best)
     return marked
 
 
@@ -228,7 +241,10 @@ def _seen(entry: Entry) -> frozenset[str]:
     return frozenset(task for task, score in entry.variant.tasks.items() if score.seen)
 
 
-def _caption(columns: Sequence[Column], marked: Sequence[Sequence[Cell]], comparable: bool) -> str:
+def _caption(
+    columns: Sequence[Column], marked: Sequence[Sequence[Cell]], comparable: bool, *, several: bool = False
+) -> str:
+    """Return what the values are; `several`: whether rows were scored on inputs of several corruptions."""
     tasks = [column for column in columns if column.kind == "task"]
     metrics = {(column.metric, column.unit) for column in tasks}
     kinds = {column.kind for column in columns}
@@ -245,7 +261,8 @@ def _caption(columns: Sequence[Column], marked: Sequence[Sequence[Cell]], compar
     if "normalized" in kinds:
         said.append(NORMALIZED)
     if any(cell.best for row in marked for cell in row):
-        said.append("Bold: best value apart from the reference rows.")
+        rivals = ", among rows of the same corruption" if several else ""
+        said.append(f"Bold: best value apart from the reference rows{rivals}.")
     if not comparable:
         said.append("The rows were scored on different tasks: their averages are not comparable.")
     return " ".join(said)

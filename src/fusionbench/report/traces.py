@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.collections import QuadMesh
     from matplotlib.container import BarContainer, ErrorbarContainer
     from matplotlib.figure import Figure
-    from matplotlib.image import AxesImage
     from matplotlib.lines import Line2D
 
 Trace = dict[str, Any]
@@ -25,7 +25,7 @@ HIDDEN = "_"
 def figure_data(figure: "Figure") -> dict[str, Any]:
     """Return "data" and "layout" of an interactive figure, as plain values.
 
-    Lines, bars, images, error bars, points and bands are taken over, each panel in its place; a name stands in the
+    Lines, bars, heat maps, error bars, points and bands are taken over, each panel in its place; a name stands in the
     legend once, and switches its traces of all panels.
     """
     figure.draw_without_rendering()
@@ -90,8 +90,8 @@ def _place(axes: "Axes", suffix: str, layout: dict[str, Any], *, alone: bool) ->
         if type(axis.get_major_locator()).__name__ == "FixedLocator" and any(names):
             described |= {"tickvals": [float(at) for at in axis.get_ticklocs()], "ticktext": list(map(plain, names))}
         low, high = axis.get_view_interval()
-        if low > high or axes.images:
-            # An image's first row stands on top.
+        if low > high:
+            # A matrix's first row stands on top.
             described["autorange"] = "reversed" if letter == "y" else True
         layout[f"{letter}axis{suffix}"] = described
 
@@ -101,12 +101,10 @@ def _other(letter: str) -> str:
 
 
 def _traces(axes: "Axes") -> Iterator[Trace]:
-    from matplotlib.collections import PathCollection, PolyCollection
+    from matplotlib.collections import PathCollection, PolyCollection, QuadMesh
     from matplotlib.container import BarContainer, ErrorbarContainer
 
     of_containers: set[Any] = set()
-    for image in axes.images:
-        yield _image(axes, image)
     for container in axes.containers:
         if isinstance(container, BarContainer):
             yield _bars(container)
@@ -120,6 +118,8 @@ def _traces(axes: "Axes") -> Iterator[Trace]:
                 "type": "scatter", "mode": "markers", "x": points[:, 0].tolist(), "y": points[:, 1].tolist(),
                 "marker": {"color": _colour(collection.get_facecolor()[0])},
             })  # fmt: skip
+        elif isinstance(collection, QuadMesh):
+            yield _cells(axes, collection)
         elif isinstance(collection, PolyCollection):
             yield from _bands(collection)
     for line in axes.lines:
@@ -182,13 +182,13 @@ def _bands(collection: Any) -> Iterator[Trace]:
         }  # fmt: skip
 
 
-def _image(axes: "Axes", image: "AxesImage") -> Trace:
+def _cells(axes: "Axes", mesh: "QuadMesh") -> Trace:
     """Return a heat map; cells without a value stay empty."""
-    values: NDArray[np.float64] = np.ma.filled(np.ma.asarray(image.get_array(), float), np.nan)
-    low, high = image.get_clim()
+    values: NDArray[np.float64] = np.ma.filled(np.ma.asarray(mesh.get_array(), float), np.nan)
+    low, high = mesh.get_clim()
     cells = [[None if np.isnan(value) else float(value) for value in row] for row in values]
     # Plotly's scales of these names are turned round, so the colours themselves are given.
-    colours = image.get_cmap()
+    colours = mesh.get_cmap()
     scale = [[step / 8, _colour(colours(step / 8))] for step in range(9)]
     trace = {"type": "heatmap", "z": cells, "zmin": low, "zmax": high, "colorscale": scale, "name": ""}
     down, across = ([plain(label.get_text()) for label in axis.get_ticklabels()] for axis in (axes.yaxis, axes.xaxis))

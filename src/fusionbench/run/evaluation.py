@@ -3,6 +3,8 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,23 +12,21 @@ from fusionbench.config import RuntimeConfig, SuiteConfig, TasksConfig
 from fusionbench.errors import ConfigError
 from fusionbench.merge import Progress, silent
 from fusionbench.mixing import Fused, Measured, Skipped
-from fusionbench.mixing.assemble import opened
 from fusionbench.mixing.mixed import MixedModel
 from fusionbench.mixing.variants import Variants
 from fusionbench.records import MethodRef, MetricInfo, ModelFacts, Report, Score, SuiteRef, TaskScore, Variant
 from fusionbench.registry import methods
-from fusionbench.run.folder import MODEL, REPORT
+from fusionbench.run.divided import Asked, make_rows, open_model
+from fusionbench.run.folder import MODEL, REPORT, TASKS, State, begin, locked, state_of
 from fusionbench.run.rows import read_rows, write_rows
 from fusionbench.run.setting import INDIVIDUAL, Setting, setting_of_suite
 from fusionbench.run.whole import Left, describe_left
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.tasks import Task, evaluate
-from fusionbench.tasks.base import Rows
 from fusionbench.tasks.base import Score as TaskResult
-from fusionbench.weights.adapters import is_adapter, open_adapter
-from fusionbench.weights.devices import device_named
+from fusionbench.tasks.evaluation import scores_of
+from fusionbench.training import ALONE, Processes, joined
 from fusionbench.weights.headers import Source
-from fusionbench.weights.sources import open_source
 
 logger = logging.getLogger(__name__)
 
@@ -57,8 +57,17 @@ def build_tasks(setting: Setting) -> list[Task]:
     return list(open_tasks(setting.suite.suite, setting.tasks, base=setting.pool.reference).values())
 
 
-def score(setting: Setting, fused: Fused, folder: Path | None = None, progress: Progress = silent) -> Scored:
-    """Return the scores of a fused model; with a folder, each task's rows are kept there and read where they exist."""
+def score(
+    setting: Setting,
+    fused: Fused,
+    folder: Path | None = None,
+    progress: Progress = silent,
+    processes: Processes = ALONE,
+) -> Scored:
+    """Return the scores of a fused model; with a folder, each task's rows are kept there and read where they exist.
+
+    Several processes divide each task's examples; the main one keeps the rows.
+    """
     found = Scored()
     asked = setting.recipe.tasks
     tasks = build_tasks(setting)
@@ -66,15 +75,18 @@ def score(setting: Setting, fused: Fused, folder: Path | None = None, progress: 
         progress(f"evaluating {task.name}", done, len(tasks))
         seen = task.name in setting.seen
         kept = folder / f"{task.name}.parquet" if folder is not None else None
-        if kept is not None and (scores := _kept_scores(task, kept)) is not None:
+        scores = processes.from_main(partial(_kept_scores, task, kept)) if kept is not None else None
+        if scores is not None:
             found.add(task, scores, seen=seen)
             continue
         try:
-            result = evaluate(fused, task, asked.split, limit=asked.limit, keep_rows=kept is not None)
+            result = evaluate(
+                fused, task, asked.split, limit=asked.limit, keep_rows=kept is not None, processes=processes
+            )
         except Skipped as reason:
             found.skipped[task.name] = str(reason)
             continue
-        if kept is not None:
+        if kept is not None and processes.is_main:
             write_rows(kept, dict(result.rows))
         found.add(task, result.scores, seen=seen)
     progress("evaluating", len(tasks), len(tasks))
@@ -92,16 +104,6 @@ def _kept_scores(task: Task, file: Path) -> dict[str, TaskResult] | None:
         return None
 
 
-def scores_of(task: Task, rows: Rows) -> dict[str, TaskResult]:
-    """Return a task's scores by metric, computed from its rows."""
-    count = len(next(iter(rows.values())))
-    found = {}
-    for metric in task.metrics:
-        value, stderr = metric.compute(rows)
-        found[metric.name] = TaskResult(value, count, stderr)
-    return found
-
-
 class Row(NamedTuple):
     """One model of a run: what tells it from the others (None where there are none), its scores, kind and size."""
 
@@ -110,16 +112,22 @@ class Row(NamedTuple):
     model: ModelFacts | None
 
 
-def score_all(setting: Setting, fused: Fused, folder: Path | None = None, progress: Progress = silent) -> list[Row]:
+def score_all(
+    setting: Setting,
+    fused: Fused,
+    folder: Path | None = None,
+    progress: Progress = silent,
+    processes: Processes = ALONE,
+) -> list[Row]:
     """Return the scores of a fused model, or of each of its variants, whose rows are kept in folders of their own."""
     if not isinstance(fused, Variants):
-        return [Row(None, score(setting, fused, folder, progress), facts_of(fused))]
+        return [Row(None, score(setting, fused, folder, progress, processes), facts_of(fused))]
     rows = []
     for label, model in fused.models.items():
         place = folder / label if folder is not None else None
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
-        rows.append(Row(label, score(setting, model, place, progress), facts_of(model)))
+        rows.append(Row(label, score(setting, model, place, progress, processes), facts_of(model)))
     return rows
 
 
@@ -175,25 +183,67 @@ def evaluate_model(
     progress: Progress = silent,
     *,
     runtime: RuntimeConfig | None = None,
+    out: Path | None = None,
 ) -> Report:
     """Return the report of one model, a folder, a file or a hub id, on a suite's tasks.
 
     Its identity is that of the model and of what it was scored on; its method is the one that the model says it was
     made by, else "model".
 
+    Args:
+        model: what is scored.
+        suite: whose tasks.
+        tasks: which of them, and which examples.
+        progress: told what is being done.
+        runtime: a launcher divides the examples of each task over its processes, which changes no number.
+        out: folder that keeps the report and the rows; None keeps none, but with a launcher `runs/evaluated/<8 hex>`.
+
     Raises:
         FusionBenchError: where the model or the suite is not there, or they do not fit.
+        OutputError: where the folder holds something else.
     """
-    setting = setting_of_suite(suite, tasks, progress)
-    source = open_adapter(model, setting.pool.base, "dense") if is_adapter(model) else open_source(model)
-    device = device_named((runtime or setting.recipe.runtime).device)
-    fused = opened(source, setting.pool, device)
-    rows = score_all(setting, fused, progress=progress)
-    report = report_of(setting, rows, Left(notes=[f"the model evaluated is {model}"]))
+    processes = joined()
+    with processes.united():
+        setting = processes.main_first(lambda: setting_of_suite(suite, tasks, progress))
+        return _evaluated(model, setting, runtime or setting.recipe.runtime, out, processes, progress)
+
+
+def _evaluated(
+    model: str, setting: Setting, how: RuntimeConfig, out: Path | None, processes: Processes, progress: Progress
+) -> Report:
+    """Return the report of `evaluate_model`; of several processes, all divide the examples and the main one writes."""
+    if how.launcher is not None and processes.count > 1:
+        raise ConfigError(
+            f"runtime.launcher={how.launcher.name} starts processes, and {processes.count} were started already. Leave "
+            "one of the two out."
+        )
+    source, fused = open_model(model, setting, how)
     inputs = {name: digest for name, digest in setting.inputs().items() if name in ("base", INDIVIDUAL)}
     inputs |= {"model": source.fingerprint()}
     found = {"inputs": inputs, "identity": setting.identity(inputs), "method": made_by(source)}
-    return report.model_copy(update=found)
+
+    def scored(folder: Path | None) -> Report:
+        rows = score_all(setting, fused, folder, progress, processes)
+        return report_of(setting, rows, Left(notes=[f"the model evaluated is {model}"])).model_copy(update=found)
+
+    if out is None and how.launcher is None:
+        return scored(None)
+    identity = setting.identity(inputs)
+    place = out or Path("runs") / "evaluated" / identity.removeprefix("sha256:")[:8]
+    with locked(place) if processes.is_main else nullcontext():
+        if processes.from_main(lambda: state_of(place, identity, force=False)) is State.finished:
+            return processes.from_main(lambda: Report.load(place))
+        if processes.is_main:
+            begin(place, setting.recipe, identity)
+        if how.launcher is not None:
+            recipe = setting.recipe
+            assert recipe.suite is not None
+            asked = Asked(model, recipe.suite, recipe.tasks, how)
+            make_rows(asked, how.launcher, build_tasks(setting), place, progress)
+        report = scored(place / TASKS)
+        if processes.is_main:
+            report.save(place)
+    return report
 
 
 def made_by(source: Source) -> MethodRef:

@@ -2,11 +2,13 @@
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
+
+import torch
 
 from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, ConfigError, FusionBenchError, Interrupted, OutputError
@@ -15,15 +17,16 @@ from fusionbench.mixing import Fused, FusedWeights
 from fusionbench.mixing.assemble import opened
 from fusionbench.mixing.build import fused_reference, fused_weights
 from fusionbench.mixing.mixed import MixedModel
-from fusionbench.records import Report, RunInfo
+from fusionbench.records import Remote, Report, RunInfo, local_of
 from fusionbench.registry import methods
 from fusionbench.run.adapters import fuse_adapters
 from fusionbench.run.evaluation import report_of, score_all
-from fusionbench.run.folder import MODEL, TASKS, State, begin, default_folder, locked, state_of, withdraw
+from fusionbench.run.folder import MODEL, TASKS, State, begin, default_folder, held, state_of, withdraw
 from fusionbench.run.rebuild import fuse_rebuilt
 from fusionbench.run.recalibration import recalibrated
 from fusionbench.run.setting import Setting, resolve
 from fusionbench.run.whole import Left, bench_of, fuse_whole, read_left, with_collected, write_left
+from fusionbench.training import Processes, joined
 from fusionbench.weights.devices import device_named
 from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
@@ -58,8 +61,8 @@ class _Clock:
 def run(
     recipe: Recipe,
     *,
-    out: Path | None = None,
-    parent: Path | None = None,
+    out: Path | Remote | None = None,
+    parent: Path | Remote | None = None,
     force: bool = False,
     progress: Progress = silent,
 ) -> RunResult:
@@ -68,7 +71,7 @@ def run(
     Args:
         recipe: what to fuse, how, and what to evaluate it on.
         out: the run's own folder; else the recipe's, else `runs/<suite>/<method>-<8 hex>`.
-        parent: folder below which the run gets a folder of its own, for several runs.
+        parent: folder below which the run gets a folder of its own, for several runs. Both may be remote ones.
         force: make it anew, even where it is finished.
         progress: told what is being done.
 
@@ -76,23 +79,41 @@ def run(
         FusionBenchError: for every mistake of the user; nothing half-written is left under its final name.
         Interrupted: on Ctrl-C; the same command goes on.
     """
+    processes = joined()
+    with processes.united():
+        return _run(recipe, processes, out=out, parent=parent, force=force, progress=progress)
+
+
+def _run(
+    recipe: Recipe,
+    processes: Processes,
+    *,
+    out: Path | Remote | None,
+    parent: Path | Remote | None,
+    force: bool,
+    progress: Progress,
+) -> RunResult:
+    """Run a recipe in the processes that were started for it; the main one holds the folder and writes."""
     clock = _Clock()
     with clock.phase("load"):
-        setting = resolve(recipe, progress)
+        setting = processes.main_first(lambda: resolve(recipe, progress))
         identity = setting.identity()
     if not setting.tasks and not recipe.output.model:
         raise ConfigError("There is nothing to do: the recipe has no tasks, and output.model=false.")
-    folder = _folder(recipe, identity, out, parent)
+    place = _place(recipe, identity, out, parent)
+    folder = local_of(place)
     check_apart(folder, setting.pool)
-    with locked(folder):
-        state = state_of(folder, identity, force=force)
+    with held(place, identity, force=force) if processes.is_main else nullcontext():
+        state = processes.from_main(lambda: state_of(folder, identity, force=force))
         if state is State.finished:
-            return RunResult(folder, _report_in(folder), reused=True)
-        begin(folder, recipe, identity)
+            return RunResult(folder, processes.from_main(lambda: _report_in(folder)), reused=True)
+        if processes.is_main:
+            begin(folder, recipe, identity)
         try:
-            return RunResult(folder, _make(setting, folder, clock, progress), reused=False)
+            return RunResult(folder, _make(setting, folder, clock, processes, progress), reused=False)
         except FusionBenchError:
-            withdraw(folder)
+            if processes.is_main:
+                withdraw(folder)
             raise
         except KeyboardInterrupt:
             raise Interrupted(f"Stopped. What is finished is kept in {folder}; the same command goes on.") from None
@@ -140,21 +161,31 @@ def check_apart(folder: Path, pool: Pool) -> None:
             )
 
 
-def _folder(recipe: Recipe, identity: str, out: Path | None, parent: Path | None) -> Path:
+def _place(recipe: Recipe, identity: str, out: Path | Remote | None, parent: Path | Remote | None) -> Path | Remote:
     default = default_folder(recipe, identity)
     if parent is not None:
         return parent / default.name
     return out or (Path(recipe.output.folder) if recipe.output.folder else default)
 
 
-def _make(setting: Setting, folder: Path, clock: _Clock, progress: Progress) -> Report:
+def _make(setting: Setting, folder: Path, clock: _Clock, processes: Processes, progress: Progress) -> Report:
     recipe = setting.recipe
+    if processes.count > 1 and recipe.batch_norm == "recalibrate":
+        raise ConfigError(
+            f"batch_norm=recalibrate runs in one process, and {processes.count} were started. Start it without a "
+            "launcher of processes."
+        )
     with clock.phase("fuse"):
-        fused, passes, left = _fuse(setting, folder, progress)
+        fused, passes, left = _fuse(setting, folder, processes, progress)
         fused = recalibrated(setting, fused, folder, left, progress)
     with clock.phase("evaluate"):
-        rows = score_all(setting, fused, folder / TASKS, progress)
-    report = report_of(setting, rows, left)
+        rows = score_all(setting, fused, folder / TASKS, progress, processes)
+    return processes.from_main(lambda: _written(setting, folder, clock, report_of(setting, rows, left), passes))
+
+
+def _written(setting: Setting, folder: Path, clock: _Clock, report: Report, passes: int | None) -> Report:
+    """Return a report, once it and the run's circumstances are on disk."""
+    recipe = setting.recipe
     threads = recipe.runtime.threads
     info = RunInfo.capture(
         started=clock.started,
@@ -169,12 +200,23 @@ def _make(setting: Setting, folder: Path, clock: _Clock, progress: Progress) -> 
     return report
 
 
-def _fuse(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, int | None, Left]:
-    """Return the fused model, how often the inputs were read, and what the method told the report."""
+def _fuse(setting: Setting, folder: Path, processes: Processes, progress: Progress) -> tuple[Fused, int | None, Left]:
+    """Return the fused model, how often the inputs were read, and what the method told the report.
+
+    What merges tensor by tensor is done by the main process; the others then find it in the folder.
+    """
+    device = device_named(setting.recipe.runtime.device)
+    if methods[setting.recipe.method.name].kind == "whole":
+        return _fuse_whole(setting, folder, device, processes, progress)
+    return processes.main_first(lambda: _fuse_by_tensor(setting, folder, device, processes, progress))
+
+
+def _fuse_by_tensor(
+    setting: Setting, folder: Path, device: torch.device, processes: Processes, progress: Progress
+) -> tuple[Fused, int | None, Left]:
+    """Return what `_fuse` does for methods that need no module."""
     recipe = setting.recipe
-    entry, device = methods[recipe.method.name], device_named(recipe.runtime.device)
-    if entry.kind == "whole":
-        return _fuse_whole(setting, folder, progress)
+    entry = methods[recipe.method.name]
     if entry.kind == "rebuild":
         return fuse_rebuilt(setting, folder, progress)
     if entry.kind == "reference":
@@ -189,7 +231,7 @@ def _fuse(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, in
     place = folder / MODEL
     if place.exists():
         return opened(_model_in(folder), setting.pool, device), None, read_left(folder)
-    bench, left = with_collected(bench_of(setting, folder, progress))
+    bench, left = with_collected(bench_of(setting, folder, progress, processes))
     plan = plan_of_recipe(recipe, bench.pool)
     left.notes += [note for note in plan.notes if note not in left.notes]
     if left.used or left.notes:
@@ -202,13 +244,20 @@ def _fuse(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, in
     return fused_weights(sink.weights, setting.pool, device), passes, left
 
 
-def _fuse_whole(setting: Setting, folder: Path, progress: Progress) -> tuple[Fused, int | None, Left]:
+def _fuse_whole(
+    setting: Setting, folder: Path, device: torch.device, processes: Processes, progress: Progress
+) -> tuple[Fused, int | None, Left]:
     """Run a method that looks at data; merged weights that an earlier attempt wrote are read instead."""
     place = folder / MODEL
-    if place.exists() and (left := read_left(folder)).kind in (FusedWeights.kind, MixedModel.kind):
-        return opened(_model_in(folder), setting.pool, device_named(setting.recipe.runtime.device)), None, left
-    fused, left = fuse_whole(bench_of(setting, folder, progress))
-    write_left(folder, left)
-    if setting.recipe.output.model and not place.exists():
-        fused.save(place)
+
+    def readable() -> bool:
+        return place.exists() and read_left(folder).kind in (FusedWeights.kind, MixedModel.kind)
+
+    if processes.from_main(readable):
+        return opened(_model_in(folder), setting.pool, device), None, read_left(folder)
+    fused, left = fuse_whole(bench_of(setting, folder, progress, processes))
+    if processes.is_main:
+        write_left(folder, left)
+        if setting.recipe.output.model and not place.exists():
+            fused.save(place)
     return fused, None, left

@@ -9,8 +9,9 @@ from typing import Any
 
 from fusionbench.config import MethodConfig, RuntimeConfig
 from fusionbench.errors import ConfigError, OutputError
+from fusionbench.finetune.claiming import claim, finished, release
 from fusionbench.finetune.recipe import FinetuneRecipe
-from fusionbench.finetune.tune import claim, finetune, finished
+from fusionbench.finetune.tune import finetune
 from fusionbench.merge import Pool, tower_of
 from fusionbench.methods.averages import simple_average
 from fusionbench.mixing import FusedWeights
@@ -97,9 +98,9 @@ def train_in_rounds(
         "recipe": recipe.model_dump(mode="json"),
         "rounds": asdict(rounds),
     }
-    if out.exists():
-        return finished(out, record)
     work = out.with_name(out.name + ".training")
+    if out.exists():
+        return finished(out, work, record)
     with written_to(work):
         claim(work, record)
     starts, curve = dict(models), list[dict[str, Any]]()
@@ -126,7 +127,7 @@ def train_in_rounds(
         for part in (MODEL, AVERAGE):
             shutil.copytree(last / part, made / part)
         (made / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(work)
+    release(work)
     return record
 
 

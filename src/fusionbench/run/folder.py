@@ -10,11 +10,14 @@ from pathlib import Path
 
 from fusionbench.config import Recipe
 from fusionbench.errors import OutputError
-from fusionbench.records import write_whole
+from fusionbench.records import RECIPE as RECIPE
+from fusionbench.records import REPORT as REPORT
+from fusionbench.records import Remote, local_of, published, write_whole
+from fusionbench.records.runs import MARK
+from fusionbench.records.runs import TASKS as TASKS
 from fusionbench.weights.partial import written_to
 
-RECIPE, MODEL, TASKS, REPORT = "recipe.yaml", "model", "tasks", "report.json"
-MARK = "# fusionbench identity: "
+MODEL = "model"
 
 
 class State(Enum):
@@ -81,6 +84,17 @@ def withdraw(folder: Path) -> None:
     held = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if held == {RECIPE, TASKS} and not any((folder / TASKS).iterdir()):
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def held(place: Path | Remote, identity: str, *, force: bool) -> Iterator[None]:
+    """Hold the folder of a run of this identity against a second writer; a remote one has what is finished there.
+
+    Raises:
+        OutputError: where another process writes there, nobody can, or the remote folder holds something else.
+    """
+    with locked(local_of(place)), published(place, identity, force=force):
+        yield
 
 
 @contextmanager

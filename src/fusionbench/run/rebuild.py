@@ -6,7 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from fusionbench.config import Recipe
-from fusionbench.merge import Merged, Pool, Progress, header, open_pool, silent
+from fusionbench.merge import Merged, Pool, Progress, open_pool, silent
+from fusionbench.merge_header import header
 from fusionbench.mixing import Fused
 from fusionbench.mixing.assemble import in_memory, opened
 from fusionbench.mixing.rebuild import Rebuilding, checked, rebuild, rebuilder_of

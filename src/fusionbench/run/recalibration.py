@@ -6,7 +6,6 @@ them. Here the merged model runs on inputs of all tasks, mixed, and each layer t
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +24,7 @@ from fusionbench.run.setting import Setting
 from fusionbench.run.whole import ARTEFACTS, Left, load_artefact, own_tasks, save_artefact, write_left
 from fusionbench.tasks import Task
 from fusionbench.weights.lock import renew_outputs
-from fusionbench.weights.partial import PARTIAL, written_to
+from fusionbench.weights.partial import PARTIAL, settle, written_to
 from fusionbench.weights.tensors import TORCH, Weights, as_bytes
 
 ARTEFACT = "batch_norm"
@@ -142,6 +141,5 @@ def _put_into_files(folder: Path, statistics: Weights) -> None:
                 for name, entry in inside.items():
                     file.seek(8 + length + entry["data_offsets"][0])
                     file.write(as_bytes(statistics[name].to(TORCH[entry["dtype"]])))
-                os.fsync(file.fileno())
-            os.replace(partial, path)
+            settle(partial, path)
     renew_outputs(folder)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from fusionbench.config import MethodConfig, RuntimeConfig
-from fusionbench.errors import OutputError
+from fusionbench.errors import ConfigError, OutputError
 from fusionbench.merge import Pool, Progress, silent
 from fusionbench.methods._context import Context, Scores
 from fusionbench.methods._statistics import collect_all, report_missing, report_stored
@@ -26,7 +26,7 @@ from fusionbench.signatures import arguments
 from fusionbench.suites.model import Suite
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.tasks import Task, evaluate
-from fusionbench.training import Loop, tracking_of
+from fusionbench.training import ALONE, Loop, Processes, tracking_of
 from fusionbench.weights.collected import STATISTICS
 from fusionbench.weights.headers import TensorSpec
 from fusionbench.weights.partial import written_to
@@ -38,6 +38,11 @@ from fusionbench.weights.writer import CheckpointWriter
 
 ARTEFACTS, TRAINING, LEFT, SINGLE = "artefacts", "training", "left.json", "model.safetensors"
 TRACKERS = "trackers"
+DIVISIBLE = (
+    "adamerging", "concrete_adamerging", "concrete_task_arithmetic", "efficient_wemoe", "pwe_moe", "rank_one_moe",
+    "wemoe",
+)  # fmt: skip
+"""Methods of this kind whose steps several processes divide."""
 
 
 @dataclass(slots=True)
@@ -67,6 +72,7 @@ class Bench:
         folder: for artefacts and checkpoints, from which an equal call goes on.
         dtype: kind of number of the result, as `output.dtype` names it.
         progress: told what is being done.
+        processes: that run it together.
     """
 
     pool: Pool
@@ -77,16 +83,27 @@ class Bench:
     folder: Path
     dtype: str = "base"
     progress: Progress = silent
+    processes: Processes = ALONE
 
 
-def bench_of(setting: Setting, folder: Path, progress: Progress) -> Bench:
+def bench_of(setting: Setting, folder: Path, progress: Progress, processes: Processes = ALONE) -> Bench:
     """Return what a method is run with in a run's folder."""
     recipe = setting.recipe
 
     def tasks() -> Mapping[str, Task]:
         return {} if setting.suite is None else own_tasks(setting.suite.suite, setting.pool)
 
-    return Bench(setting.pool, recipe.method, recipe.seed, recipe.runtime, tasks, folder, recipe.output.dtype, progress)
+    return Bench(
+        setting.pool,
+        recipe.method,
+        recipe.seed,
+        recipe.runtime,
+        tasks,
+        folder,
+        recipe.output.dtype,
+        progress,
+        processes,
+    )
 
 
 def own_tasks(suite: Suite, pool: Pool) -> dict[str, Task]:
@@ -102,12 +119,26 @@ def fuse_whole(bench: Bench) -> tuple[Fused, Left]:
         FusionBenchError: where the method cannot run on these models and tasks.
     """
     entry, left = methods[bench.method.name], Left()
+    check_divisible(bench)
     values = settled(entry.parameters, bench.method.params, tuple(bench.pool.experts))
     tasks = bench.tasks()
     context = _context(bench, tasks, left)
     function: Callable[..., Fused] = entry.load()
     fused = function(bench.pool, tasks, context, **arguments(function, values))
     return _finished(fused, bench, context.device, left), left
+
+
+def check_divisible(bench: Bench) -> None:
+    """Refuse several processes for a method that does not divide its steps among them.
+
+    Raises:
+        ConfigError: naming those that do.
+    """
+    if bench.processes.count > 1 and bench.method.name not in DIVISIBLE:
+        raise ConfigError(
+            f"{bench.method.name} runs in one process, and {bench.processes.count} were started. Start it without a "
+            f"launcher of processes; those that divide their steps: {', '.join(DIVISIBLE)}."
+        )
 
 
 def _finished(fused: Fused, bench: Bench, device: torch.device, left: Left) -> Fused:
@@ -148,13 +179,25 @@ def with_collected(bench: Bench) -> tuple[Bench, Left]:
 
 def _context(bench: Bench, tasks: Mapping[str, Task], left: Left) -> Context:
     tracking = tracking_of(bench.runtime.trackers, bench.folder / TRACKERS)
-    loop = Loop(bench.folder / TRAINING, device=bench.runtime.device, progress=bench.progress, tracking=tracking)
+    loop = Loop(
+        bench.folder / TRAINING,
+        device=bench.runtime.device,
+        progress=bench.progress,
+        tracking=tracking,
+        processes=bench.processes,
+    )
     artefacts = bench.folder / ARTEFACTS
 
     def score(fused: Fused) -> Scores:
         placed = fused.on(loop.place) if isinstance(fused, FusedWeights) else fused
-        found = {name: evaluate(placed, task, "validation").scores for name, task in tasks.items()}
+        found = {
+            name: evaluate(placed, task, "validation", processes=bench.processes).scores for name, task in tasks.items()
+        }
         return {name: next(iter(scores.values())).value for name, scores in found.items()}
+
+    def keep(name: str, tensors: Weights, text: Mapping[str, str]) -> None:
+        if bench.processes.is_main:
+            save_artefact(artefacts, name, tensors, text)
 
     return Context(
         seed=bench.seed,
@@ -162,7 +205,7 @@ def _context(bench: Bench, tasks: Mapping[str, Task], left: Left) -> Context:
         memory=bench.runtime.memory,
         family=family_of(bench.pool),
         loop=loop,
-        save=lambda name, tensors, text: save_artefact(artefacts, name, tensors, text),
+        save=keep,
         load=lambda name: load_artefact(artefacts, name),
         evaluate=score,
         used=left.note_use,

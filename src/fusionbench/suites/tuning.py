@@ -12,7 +12,7 @@ from fusionbench.finetune.tune import finetune
 from fusionbench.suites.model import Suite
 from fusionbench.suites.registration import Progress
 from fusionbench.suites.tasks import open_tasks
-from fusionbench.training import tracking_of
+from fusionbench.training import ALONE, Processes, tracking_of
 
 MTL, TRACKERS = "mtl", "trackers"
 RUN_RECIPE = "recipe.yaml"
@@ -34,6 +34,7 @@ def finetune_suite(
     start: Callable[[], Start] | None = None,
     teacher: str | None = None,
     trackers: tuple[TrackerName, ...] = (),
+    processes: Processes = ALONE,
 ) -> dict[str, dict[str, Any]]:
     """Fine-tune the suite's base: one expert a task, or one model on all of them.
 
@@ -51,6 +52,7 @@ def finetune_suite(
         start: opens it, where it is no plain checkpoint.
         teacher: a plain model whose logits are the target: "base", an expert's name, or a reference.
         trackers: who is sent the curves besides; what they write is in `out`, under "trackers".
+        processes: that divide each batch; the main one writes.
 
     Returns:
         The record of each model, by the name of its folder.
@@ -83,6 +85,7 @@ def finetune_suite(
             start=start() if start is not None else None,
             teacher=taught,
             tracking=tracking,
+            processes=processes,
         )
         for name, group in groups.items()
     }

@@ -1,34 +1,36 @@
 """Run many recipes: here, in processes of this machine, or on a cluster; one that fails is an outcome, not the end."""
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
 from fusionbench.config import Recipe
 from fusionbench.config.launcher import LauncherConfig
-from fusionbench.errors import ConfigError, Interrupted
+from fusionbench.errors import ConfigError
+from fusionbench.launch import interruptible, launch
 from fusionbench.merge import Progress, silent
+from fusionbench.records import Remote
 from fusionbench.run import RunResult
-from fusionbench.sweep.launched import Answer, Job, job_of, outcome_of
+from fusionbench.sweep.launched import job_of, outcome_of
 from fusionbench.sweep.local import Outcome, run_here
-from fusionbench.sweep.processes import run_in_processes
-from fusionbench.sweep.ray import run_on_ray
-from fusionbench.sweep.slurm import run_by_slurm
-
-Launch = Callable[[Sequence[Job], LauncherConfig, int], Generator[tuple[int, Answer], None, None]]
-"""From jobs, how, and this machine's threads to numbers and answers, as they come."""
-LAUNCHERS: dict[str, Launch] = {"processes": run_in_processes, "ray": run_on_ray, "slurm": run_by_slurm}
 
 
 def run_all(
-    recipes: Sequence[Recipe], parent: Path, *, force: bool = False, progress: Progress = silent
+    recipes: Sequence[Recipe],
+    parent: Path | Remote,
+    *,
+    names: Sequence[str] | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> Iterator[Outcome]:
     """Yield the outcome of each recipe, in the order of the recipes; each has a folder of its own below `parent`.
 
     Args:
         recipes: what to run; their `runtime.launcher` says where.
-        parent: folder of the runs' folders; with a launcher of several machines, one that all of them share.
+        parent: folder of the runs' folders; with a launcher of several machines, one that all of them share, or a
+            remote one.
+        names: of the runs' folders; else `<method>-<8 hex>`.
         force: make finished runs anew.
         progress: told what is being done.
 
@@ -39,7 +41,7 @@ def run_all(
     """
     early: dict[int, Outcome] = {}
     due = 0
-    with closing(run_as_finished(recipes, parent, force=force, progress=progress)) as finished:
+    with closing(run_as_finished(recipes, parent, names=names, force=force, progress=progress)) as finished:
         for number, outcome in finished:
             early[number] = outcome
             while due in early:
@@ -48,27 +50,29 @@ def run_all(
 
 
 def run_as_finished(
-    recipes: Sequence[Recipe], parent: Path, *, force: bool = False, progress: Progress = silent
+    recipes: Sequence[Recipe],
+    parent: Path | Remote,
+    *,
+    names: Sequence[str] | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> Generator[tuple[int, Outcome], None, None]:
     """Yield the number and outcome of each recipe as soon as it is done, whatever the order; else as `run_all`."""
     launcher = _launcher(recipes)
     if launcher is None:
-        yield from run_here(recipes, parent, force=force, progress=progress)
+        yield from run_here(recipes, parent, names=names, force=force, progress=progress)
         return
-    same = _same(recipes)
+    same = _same(recipes, names)
     first = list(same)
-    jobs = [job_of(recipes[number], parent, force=force) for number in first]
+    jobs = [job_of(recipes[number], parent, name=names[number] if names else None, force=force) for number in first]
     done = 0
     progress("runs", done, len(recipes))
-    try:
-        with closing(LAUNCHERS[launcher.name](jobs, launcher, recipes[0].runtime.threads)) as answers:
-            for job, answer in answers:
-                for number in same[first[job]]:
-                    done += 1
-                    progress("runs", done, len(recipes))
-                    yield number, _again(outcome_of(recipes[number], parent, answer), first=number == first[job])
-    except KeyboardInterrupt:
-        raise Interrupted(f"Stopped. What is finished is kept in {parent}; the same command goes on.") from None
+    with interruptible(parent), closing(launch(jobs, launcher, recipes[0].runtime.threads)) as answers:
+        for job, answer in answers:
+            for number in same[first[job]]:
+                done += 1
+                progress("runs", done, len(recipes))
+                yield number, _again(outcome_of(recipes[number], parent, answer), first=number == first[job])
 
 
 def _launcher(recipes: Sequence[Recipe]) -> LauncherConfig | None:
@@ -83,13 +87,13 @@ def _launcher(recipes: Sequence[Recipe]) -> LauncherConfig | None:
     return asked
 
 
-def _same(recipes: Sequence[Recipe]) -> dict[int, list[int]]:
+def _same(recipes: Sequence[Recipe], names: Sequence[str] | None) -> dict[int, list[int]]:
     """Return the numbers of equal recipes under that of the first: two processes must not make one folder."""
     groups: dict[str, list[int]] = {}
     for number, recipe in enumerate(recipes):
         document = recipe.dump()
         del document["runtime"], document["output"]["folder"]
-        groups.setdefault(json.dumps(document), []).append(number)
+        groups.setdefault(json.dumps([document, names and names[number]]), []).append(number)
     return {numbers[0]: numbers for numbers in groups.values()}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from fusionbench.config import Recipe
 from fusionbench.errors import FusionBenchError, Interrupted
 from fusionbench.merge import Progress, silent
+from fusionbench.records import Remote
 from fusionbench.run import RunResult, run
 
 
@@ -20,7 +21,12 @@ class Outcome:
 
 
 def run_here(
-    recipes: Sequence[Recipe], parent: Path, *, force: bool = False, progress: Progress = silent
+    recipes: Sequence[Recipe],
+    parent: Path | Remote,
+    *,
+    names: Sequence[str] | None = None,
+    force: bool = False,
+    progress: Progress = silent,
 ) -> Iterator[tuple[int, Outcome]]:
     """Yield the number and outcome of each recipe as it is done, in order.
 
@@ -34,8 +40,18 @@ def run_here(
             progress(label + what, done, total)
 
         try:
-            yield number, Outcome(recipe, run(recipe, parent=parent, force=force, progress=labelled))
+            name = names[number] if names else None
+            yield number, Outcome(recipe, run_below(recipe, parent, name, force=force, progress=labelled))
         except Interrupted:
             raise
         except FusionBenchError as error:
             yield number, Outcome(recipe, None, error)
+
+
+def run_below(
+    recipe: Recipe, parent: Path | Remote, name: str | None, *, force: bool, progress: Progress = silent
+) -> RunResult:
+    """Run a recipe in a folder below `parent`, by the name it would have or by another one."""
+    if name is None:
+        return run(recipe, parent=parent, force=force, progress=progress)
+    return run(recipe, out=parent / name, force=force, progress=progress)

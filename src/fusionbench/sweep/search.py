@@ -1,42 +1,29 @@
 """Search a recipe's parameters on the validation split with Optuna, then score the best on the test split once."""
 
 import json
-import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from fusionbench.compat import load_recipe
-from fusionbench.config import Recipe
-from fusionbench.errors import ConfigError, FusionBenchError, Interrupted, MissingExtra
+from fusionbench.config import Recipe, RuntimeConfig
+from fusionbench.errors import ConfigError, FusionBenchError
 from fusionbench.merge import Progress, silent
 from fusionbench.records import DataUse, Report, write_whole
 from fusionbench.registry import suggestion
-from fusionbench.run import RunResult, run
+from fusionbench.run import RunResult
 from fusionbench.suites.load import load_suite
-from fusionbench.sweep.space import split
+from fusionbench.sweep.launch import run_all
+from fusionbench.sweep.space import Dimension, split
+from fusionbench.sweep.study import Sampler, Trial, best_of, load_optuna, open_study, sampler_of, trials_of
+from fusionbench.sweep.trials import Plan, try_all
 
-if TYPE_CHECKING:
-    import optuna
-
-Sampler = Literal["tpe", "cmaes", "nsga2", "random"]
 SELECTION = "validation"
 """The split on which parameters are chosen; the test split is looked at once, at the end."""
 AVERAGE = "average"
 BEST = "best"
-logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One try: its number, the overrides that were drawn, its values or why it failed."""
-
-    number: int
-    overrides: tuple[str, ...]
-    values: tuple[float, ...] | None
-    error: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,42 +72,36 @@ def search(
         MissingExtra: where Optuna is not installed.
         Interrupted: on Ctrl-C; the same call goes on.
     """
-    optuna = _optuna()
+    optuna = load_optuna()
     fixed, space = split(overrides, _experts(file, overrides))
     template = _recipe(file, [*fixed, *(dimension.draw(_middle, _first) for dimension in space)])
-    _check(template, objectives, trials)
+    _check(template, space, objectives, trials)
     asked = {
         "recipe": file.read_text() if file else None,
-        "overrides": list(overrides),
+        "overrides": [text for text in overrides if not _of_runtime(text)],
         "sampler": sampler,
         "objectives": list(objectives),
     }
+    plan = Plan(
+        space=space,
+        recipe=lambda drawn: _recipe(file, [*fixed, *drawn, f"tasks.split={SELECTION}", "output.model=false"]),
+        values=lambda report: [_value(report, objective) for objective in objectives],
+        folder=out / "trials",
+        trials=trials,
+        sampler=sampler,
+        seed=template.seed,
+        at_once=_at_once(template.runtime),
+    )
+    sampler_of(optuna, sampler, 0)
     out.mkdir(parents=True, exist_ok=True)
-    study = _study(optuna, out, asked, sampler, template.seed, directions=["maximize"] * len(objectives))
-
-    def try_one(trial: Any, advance: Progress) -> list[float]:
-        drawn = [dimension.draw(_number(trial), trial.suggest_categorical) for dimension in space]
-        trial.set_user_attr("overrides", drawn)
-        recipe = _recipe(file, [*fixed, *drawn, f"tasks.split={SELECTION}", "output.model=false"])
-        report = run(recipe, parent=out / "trials", progress=advance).report
-        return [_value(report, objective) for objective in objectives]
-
-    _go_on(optuna, study, try_one, trials, progress)
-    best = _best(study)
+    study = open_study(optuna, out, asked, len(objectives))
+    try_all(optuna, study, plan, progress)
+    tried, best = trials_of(study), best_of(study)
     _remove_beaten(out / BEST, best)
-    results = tuple(_final(file, fixed, study, number, out, progress) for number in best)
-    found = Found(tuple(_plain(trial) for trial in study.get_trials()), best, results)
-    _write(out, asked, found)
+    recipes = {number: _recipe(file, [*fixed, *tried[number].overrides]) for number in best}
+    found = Found(tried, best, tuple(_final(recipes, out / BEST, progress)))
+    _write(out, {**asked, "at_once": plan.at_once}, found)
     return found
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise MissingExtra("A search", "'fusionbench[search]'") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
 
 
 def _recipe(file: Path | None, overrides: Sequence[str]) -> Recipe:
@@ -138,9 +119,12 @@ def _experts(file: Path | None, overrides: Sequence[str]) -> int:
     return len(load_suite(recipe.suite).suite.pool.experts)
 
 
-def _check(template: Recipe, objectives: Sequence[str], trials: int) -> None:
+def _check(template: Recipe, space: Sequence[Dimension], objectives: Sequence[str], trials: int) -> None:
     if template.suite is None:
         raise ConfigError("A search scores models: add suite=NAME, such as suite=mini/clip.")
+    how = [dimension.key for dimension in space if _of_runtime(dimension.key)]
+    if how:
+        raise ConfigError(f"{', '.join(how)}: how the work is done changes no score, so it cannot be searched.")
     if trials < 1:
         raise ConfigError(f"trials={trials}: at least one is needed.")
     if template.tasks.split == SELECTION:
@@ -152,94 +136,36 @@ def _check(template: Recipe, objectives: Sequence[str], trials: int) -> None:
             raise ConfigError(f"There is no objective {objective!r}. {suggestion(objective, known)}")
 
 
+def _at_once(runtime: RuntimeConfig) -> int | None:
+    """Return how many trials are drawn at once: as many as there are workers; None without a launcher.
+
+    Raises:
+        ConfigError: where that is not known beforehand, so that the draws would depend on the cluster.
+    """
+    launcher = runtime.launcher
+    if launcher is None:
+        return None
+    if launcher.workers is not None:
+        return launcher.workers
+    if launcher.name == "processes":
+        return max(1, runtime.threads // launcher.cpus)
+    raise ConfigError(
+        f"launcher={launcher.name}: a search draws as many trials at once as there are workers, which changes what is "
+        "drawn. Say how many: launcher.workers=8"
+    )
+
+
+def _of_runtime(override: str) -> bool:
+    """Whether an override says how the work is done, which makes no other search."""
+    return override.partition("=")[0].lstrip("+~").partition(".")[0] in ("runtime", "launcher")
+
+
 def _middle(name: str, low: float, high: float, whole: bool, log: bool) -> float:  # noqa: ARG001
     return low
 
 
 def _first(name: str, values: Sequence[str]) -> str:  # noqa: ARG001
     return values[0]
-
-
-def _number(trial: "optuna.Trial") -> Callable[[str, float, float, bool, bool], float]:
-    def draw(name: str, low: float, high: float, whole: bool, log: bool) -> float:
-        return trial.suggest_int(name, int(low), int(high)) if whole else trial.suggest_float(name, low, high, log=log)
-
-    return draw
-
-
-def _study(
-    optuna: Any, out: Path, asked: dict[str, Any], sampler: str, seed: int, *, directions: list[str]
-) -> "optuna.Study":
-    """Open or make the study; a study of another search is refused."""
-    study = optuna.create_study(
-        storage=f"sqlite:///{(out / 'study.db').resolve()}",
-        study_name="search",
-        directions=directions,
-        load_if_exists=True,
-    )
-    before = study.user_attrs.get("asked")
-    if before is not None and before != asked:
-        changed = [key for key in asked if asked[key] != before.get(key)]
-        raise ConfigError(f"{out} holds another search (other {', '.join(changed)}). Choose another --out.")
-    study.set_user_attr("asked", asked)
-    # A sampler that starts again where an earlier call stopped must not draw the same numbers once more.
-    study.sampler = _sampler(optuna, sampler, seed + len(study.get_trials()))
-    return study  # type: ignore[no-any-return]
-
-
-def _sampler(optuna: Any, name: str, seed: int) -> Any:
-    makers = {
-        "tpe": optuna.samplers.TPESampler,
-        "cmaes": optuna.samplers.CmaEsSampler,
-        "nsga2": optuna.samplers.NSGAIISampler,
-        "random": optuna.samplers.RandomSampler,
-    }
-    if name not in makers:
-        raise ConfigError(f"There is no sampler {name!r}. {suggestion(name, list(makers))}")
-    return makers[name](seed=seed)
-
-
-def _go_on(
-    optuna: Any,
-    study: "optuna.Study",
-    try_one: Callable[[Any, Progress], list[float]],
-    trials: int,
-    progress: Progress,
-) -> None:
-    """Try until the study has so many trials; those that a killed call left unfinished count as failed."""
-    failed = optuna.trial.TrialState.FAIL
-    for unfinished in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
-        study.tell(unfinished.number, state=failed)
-    for number in range(len(study.get_trials()), trials):
-        trial = study.ask()
-
-        def advance(what: str, done: int, total: int, label: str = f"{number + 1}/{trials} ") -> None:
-            progress(label + what, done, total)
-
-        try:
-            study.tell(trial, try_one(trial, advance))
-        except (Interrupted, KeyboardInterrupt):
-            study.tell(trial, state=failed)
-            raise
-        except Exception as error:
-            # A bug that one draw meets is that trial's, with its trace in the log, and no reason to lose the others.
-            known = isinstance(error, FusionBenchError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
-            trial.set_user_attr("error", reason)
-            study.tell(trial, state=failed)
-            logger.warning("trial %d failed: %s", number, reason, exc_info=None if known else error)
-    if not study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
-        reason = next((t.user_attrs["error"] for t in study.get_trials() if "error" in t.user_attrs), "interrupted")
-        raise ConfigError(f"Every trial failed. The first reason: {reason}")
-
-
-def _best(study: "optuna.Study") -> tuple[int, ...]:
-    """Return the best trial, or those that none beats in all objectives; of equal draws and values the first."""
-    first: dict[tuple[Any, ...], int] = {}
-    for trial in sorted(study.best_trials, key=lambda trial: trial.number):
-        key = tuple(trial.values) if len(study.directions) == 1 else tuple(trial.user_attrs["overrides"])
-        first.setdefault(key, trial.number)
-    return tuple(first.values())
 
 
 def _value(report: Report, objective: str) -> float:
@@ -254,16 +180,17 @@ def _value(report: Report, objective: str) -> float:
     return score.value if report.metrics[name].better == "higher" else -score.value
 
 
-def _final(
-    file: Path | None, fixed: Sequence[str], study: "optuna.Study", number: int, out: Path, progress: Progress
-) -> RunResult:
-    """Score a trial's parameters on the recipe's own split, and say in the report what chose them."""
-    drawn = study.get_trials()[number].user_attrs["overrides"]
-    result = run(_recipe(file, [*fixed, *drawn]), out=out / BEST / f"trial-{number}", progress=progress)
-    seen = tuple(name for name, score in result.report.tasks.items() if score.seen)
-    report = result.report.model_copy(update={"selected_on": DataUse(split=SELECTION, tasks=seen)})
-    report.save(result.folder)
-    return RunResult(result.folder, report, result.reused)
+def _final(recipes: Mapping[int, Recipe], folder: Path, progress: Progress) -> Iterator[RunResult]:
+    """Score trials' parameters on the recipe's own split, and say in the reports what chose them."""
+    names = [f"trial-{number}" for number in recipes]
+    for outcome in run_all(list(recipes.values()), folder, names=names, progress=progress):
+        if outcome.result is None:
+            raise outcome.error or FusionBenchError("The run gave no result.")
+        result = outcome.result
+        seen = tuple(name for name, score in result.report.tasks.items() if score.seen)
+        report = result.report.model_copy(update={"selected_on": DataUse(split=SELECTION, tasks=seen)})
+        report.save(result.folder)
+        yield RunResult(result.folder, report, result.reused)
 
 
 def _remove_beaten(folder: Path, best: Sequence[int]) -> None:
@@ -271,12 +198,6 @@ def _remove_beaten(folder: Path, best: Sequence[int]) -> None:
     for old in folder.glob("trial-*"):
         if old.name not in {f"trial-{number}" for number in best}:
             shutil.rmtree(old)
-
-
-def _plain(trial: Any) -> Trial:
-    values = tuple(trial.values) if trial.values is not None else None
-    error = trial.user_attrs.get("error", None if values else "interrupted")
-    return Trial(trial.number, tuple(trial.user_attrs.get("overrides", ())), values, error)
 
 
 def _write(out: Path, asked: dict[str, Any], found: Found) -> None:

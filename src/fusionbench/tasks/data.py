@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from fusionbench.cache import cache_folder
 from fusionbench.errors import ConfigError
 from fusionbench.families import ImageProcessor
-from fusionbench.weights.partial import written_to
+from fusionbench.weights.partial import settle, sync, written_to
 
 FORMAT = 1
 """Raised when the same inputs are prepared into other bytes, so that older files are not used again."""
@@ -113,13 +112,14 @@ def _write(raw: RawSplit, processor: ImageProcessor, corruption: Corruption | No
     """Write labels and images; the images' file takes its name last, so that its being there means that all is."""
     images, labels = raw.read()
     np.save(_labels_of(place), labels)
+    sync(_labels_of(place))
     partial = place.with_suffix(".partial")
     shape = (raw.count, processor.size, processor.size, 3)
     prepared = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     for index, image in zip(range(raw.count), images, strict=True):
         prepared[index] = processor.prepare(corruption.apply(_in_colour(image), index) if corruption else image)
     prepared.flush()
-    os.replace(partial, place)
+    settle(partial, place)
 
 
 def _in_colour(image: Any) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from fusionbench.cache import cache_folder
 from fusionbench.errors import MissingPart
 from fusionbench.families import Batch, Family, HasText, as_source, load_module
 from fusionbench.weights.headers import Source
+from fusionbench.weights.partial import settle
 
 FORMAT = 1
 """Raised when a head of the same inputs comes out otherwise, so that cached ones are not used again."""
@@ -101,4 +102,4 @@ def _save(tensors: dict[str, Tensor], place: Path) -> None:
     """Write a file that is never seen half written, whoever else writes it at the same time."""
     partial = place.with_suffix(f".{os.getpid()}.partial")
     save_file(tensors, partial)
-    os.replace(partial, place)
+    settle(partial, place)

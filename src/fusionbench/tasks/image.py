@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from fusionbench.config import Config
 from fusionbench.config.fields import Text
-from fusionbench.errors import ConfigError, MissingPart, NotFinite
+from fusionbench.errors import MissingPart, NotFinite
 from fusionbench.families import (
     Backbone,
     Batch,
@@ -22,6 +22,7 @@ from fusionbench.families import (
     family_for,
 )
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
+from fusionbench.tasks.class_lists import agreed_class_names
 from fusionbench.tasks.data import Corruption, PreparedSplit, RawSplit, check_labels, prepare
 from fusionbench.tasks.datasets import from_dataset
 from fusionbench.tasks.frozen_heads import NormalisedHead, read_normalised_head
@@ -181,14 +182,7 @@ def image_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Modu
     found = from_dataset(
         spec.dataset, config=spec.config, splits=spec.splits, image=spec.columns.image, label=spec.columns.label
     )
-    names = spec.class_names or found.class_names
-    if names is None:
-        raise ConfigError(f"{spec.dataset} brings no class names. List them in class_names of the task {name}.")
-    if found.class_names is not None and len(found.class_names) != len(names):
-        raise ConfigError(
-            f"The task {name} lists {len(names)} class names, {spec.dataset} has {len(found.class_names)} classes: "
-            f"{', '.join(found.class_names[:10])} …"
-        )
+    names = agreed_class_names(name, spec.dataset, spec.class_names, found.class_names)
     metrics = tuple(metric_named(metric) for metric in spec.metrics)
     head = _given_head(name, spec, options.text_model, names, family, as_source(base))
     return open_vocabulary_task(

@@ -11,6 +11,7 @@ from torch import nn
 from fusionbench.errors import ConfigError, MissingPart
 from fusionbench.families import Family, HasHead, HasImages, ImageProcessor, as_source
 from fusionbench.tasks.base import Split
+from fusionbench.tasks.class_lists import agreed_class_names
 from fusionbench.tasks.classification import ClassificationTask
 from fusionbench.tasks.data import Corruption, Labels, RawSplit, prepare
 from fusionbench.tasks.datasets import from_dataset
@@ -69,14 +70,7 @@ def image_classes_task(name: str, spec: TaskSpec, family: Family, base: Source |
     found = from_dataset(
         spec.dataset, config=spec.config, splits=spec.splits, image=spec.columns.image, label=spec.columns.label
     )
-    names = spec.class_names or found.class_names
-    if names is None:
-        raise ConfigError(f"{spec.dataset} brings no class names. List them in class_names of the task {name}.")
-    if found.class_names is not None and len(found.class_names) != len(names):
-        raise ConfigError(
-            f"The task {name} lists {len(names)} class names, {spec.dataset} has {len(found.class_names)} classes: "
-            f"{', '.join(found.class_names[:10])} …"
-        )
+    names = agreed_class_names(name, spec.dataset, spec.class_names, found.class_names)
     return image_classification(name, spec, found.splits, names, family, base)
 
 

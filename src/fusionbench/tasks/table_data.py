@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from fusionbench.cache import cache_folder
 from fusionbench.errors import ConfigError, MissingData
 from fusionbench.tasks.base import Split
 from fusionbench.tasks.datasets import open_splits
-from fusionbench.weights.partial import written_to
+from fusionbench.weights.partial import settle, written_to
 
 FORMAT = 1
 """Raised when the same texts come out as other tokens, so that older files are not used again."""
@@ -151,4 +150,4 @@ def _write(place: Path, found: Mapping[str, Ragged]) -> None:
     arrays = {f"{name}/{key}": array for name, lists in found.items() for key, array in lists._asdict().items()}
     with partial.open("wb") as file:
         np.savez(file, **arrays)
-    os.replace(partial, place)
+    settle(partial, place)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from fusionbench.errors import ConfigError, MissingData
 from fusionbench.families import TokenProcessor
 from fusionbench.tasks.data import Labels
 from fusionbench.tasks.order import Indices
-from fusionbench.weights.partial import written_to
+from fusionbench.weights.partial import settle, sync, written_to
 
 FORMAT = 1
 """Raised when the same inputs are prepared into other tokens, so that older files are not used again."""
@@ -128,10 +127,12 @@ def _write(raw: RawTexts, processor: TokenProcessor, place: Path) -> None:
     ends, labels = _beside(place)
     np.save(ends, np.cumsum(lengths))
     np.save(labels, said.labels)
+    for path in (ends, labels):
+        sync(path)
     tokens = np.stack([np.concatenate([row[name] for row in rows]) for name in rows[0]]).astype(np.int32)
     partial = place.with_suffix(".partial.npy")
     np.save(partial, tokens)
-    os.replace(partial, place)
+    settle(partial, place)
 
 
 def from_texts(texts: Texts) -> RawTexts:

@@ -2,21 +2,25 @@
 
 from fusionbench.training.checkpoint import Point, read_curve
 from fusionbench.training.loop import Loop, Outcome, Progress
+from fusionbench.training.processes import ALONE, Processes, joined
 from fusionbench.training.schedule import Schedule, Steps
 from fusionbench.training.step import Metrics, State, Step, step_of, tensors_of
 from fusionbench.training.tracking import Tracking, tracking_of
 
 __all__ = [
+    "ALONE",
     "Loop",
     "Metrics",
     "Outcome",
     "Point",
+    "Processes",
     "Progress",
     "Schedule",
     "State",
     "Step",
     "Steps",
     "Tracking",
+    "joined",
     "read_curve",
     "step_of",
     "tensors_of",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusionbench.errors import Interrupted, NotFinite
+from fusionbench.kernels.streams import stream_key
 from fusionbench.training.checkpoint import (
     Point,
     append_point,
@@ -22,6 +23,7 @@ from fusionbench.training.checkpoint import (
     truncate_curve,
     write_checkpoint,
 )
+from fusionbench.training.processes import ALONE, Processes
 from fusionbench.training.schedule import Steps
 from fusionbench.training.step import Metrics, State, Step
 from fusionbench.training.tracking import Send, Tracking
@@ -32,11 +34,12 @@ Progress = Callable[[str, int, int], None]
 
 
 class Outcome(NamedTuple):
-    """How a training ended: steps done, the curve, and the point of the best validation, if there was one."""
+    """How a training ended: steps done, the curve, the point of the best validation if there was one, what steps kept."""
 
     steps: int
     curve: list[Point]
     best: Point | None
+    extra: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,7 @@ class Loop:
         log_every: steps between points of the curve; the last step has one too.
         progress: told after each step.
         tracking: who is sent the points of the curves besides.
+        processes: those that take each step together; the main one keeps the state and tells.
     """
 
     folder: Path | None = None
@@ -60,6 +64,7 @@ class Loop:
     log_every: int = 10
     progress: Progress | None = None
     tracking: Tracking | None = None
+    processes: Processes = ALONE
 
     @property
     def place(self) -> torch.device:
@@ -106,7 +111,7 @@ class Loop:
             except KeyboardInterrupt:
                 raise Interrupted(run.how_to_go_on()) from None
         run.put_best_back()
-        return Outcome(run.state.done, run.curve, run.best)
+        return Outcome(run.state.done, run.curve, run.best, run.state.extra)
 
 
 class _Run:
@@ -118,7 +123,8 @@ class _Run:
         self.loop, self.name, self.steps, self.trained = loop, name, steps, trained
         self.place = loop.place
         self.folder = loop.folder / name if loop.folder else None
-        self.state = State(0, _accelerator(loop, name, steps.accumulate))
+        self.processes = loop.processes
+        self.state = State(0, _accelerator(loop, name, steps.accumulate), processes=loop.processes)
         self.send: Send | None = None
         self.rates = [group["lr"] for group in optimizer.param_groups]
         self.optimizer = self.state.accelerator.prepare(optimizer)
@@ -157,7 +163,7 @@ class _Run:
             self.ended = bool(stop and self.curve and self.curve[-1].step == done and stop(self.curve))
             if self._due(self.loop.checkpoint_every, last or self.ended):
                 self._save()
-            if self.loop.progress:
+            if self.loop.progress and self.processes.is_main:
                 self.loop.progress(self.name, done, self.steps.count)
 
     def _due(self, every: int, last: bool) -> bool:
@@ -167,15 +173,23 @@ class _Run:
         accelerator = self.state.accelerator
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * self.steps.factor(self.state.done)
+        if not self.processes.is_main:
+            # A function of the step, so that nothing of it is kept: the main process's generator is in the checkpoints.
+            torch.manual_seed(stream_key(self.steps.seed, self.name, f"{self.processes.rank} {self.state.done}"))
         parts = []
         for _ in range(self.steps.accumulate):
             with accelerator.accumulate():
                 parts.append(step(self.state, _moved(next(drawn), self.place)))
+                if accelerator.sync_gradients:
+                    self.processes.sum_gradients(self._learned())
                 if self.steps.clip is not None and accelerator.sync_gradients:
                     accelerator.clip_grad_norm_(self.trained.values(), self.steps.clip)
                 self.optimizer.step()
                 self.optimizer.zero_grad()
         return {key: sum(part[key] for part in parts) / len(parts) for key in parts[0]}
+
+    def _learned(self) -> list[Tensor]:
+        return [tensor for group in self.optimizer.param_groups for tensor in group["params"]]
 
     def _log(self, metrics: Metrics) -> None:
         point = Point(self.state.done, {key: float(value) for key, value in metrics.items()})
@@ -185,7 +199,7 @@ class _Run:
                 f"{self.name}: {bad} after step {point.step}. Lower the learning rate, or clip the gradients."
             )
         self.curve.append(point)
-        if self.folder:
+        if self.folder and self.processes.is_main:
             append_point(self.folder, point)
         if self.send is not None:
             self.send(point.step, point.metrics)
@@ -205,6 +219,9 @@ class _Run:
     def _save(self) -> None:
         if self.folder is None:
             return
+        self.saved = self.state.done
+        if not self.processes.is_main:
+            return
         content = {
             "done": self.state.done,
             "ended": self.ended,
@@ -216,12 +233,9 @@ class _Run:
             "generators": [torch.get_rng_state(), *torch.cuda.get_rng_state_all()],
         }
         write_checkpoint(self.folder, self.steps, content)
-        self.saved = self.state.done
 
     def resume(self) -> None:
-        content = read_checkpoint(self.folder, self.steps) if self.folder else None
-        if self.folder:
-            self.curve = truncate_curve(self.folder, content["done"] if content else 0)
+        content, self.curve = self.processes.from_main(self._kept)
         if content is None:
             return
         restore(self.trained, content["tensors"], self.folder)
@@ -233,6 +247,13 @@ class _Run:
         self.best_tensors = content["best_tensors"]
         torch.set_rng_state(content["generators"][0])
         torch.cuda.set_rng_state_all(content["generators"][1:])
+
+    def _kept(self) -> tuple[dict[str, Any] | None, list[Point]]:
+        """Return the last checkpoint, if there is one, and the curve up to it."""
+        if self.folder is None:
+            return None, []
+        content = read_checkpoint(self.folder, self.steps)
+        return content, truncate_curve(self.folder, content["done"] if content else 0)
 
     def how_to_go_on(self) -> str:
         stopped = f"{self.name} was stopped after step {self.state.done} of {self.steps.count}."

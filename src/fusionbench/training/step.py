@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fusionbench.training.processes import ALONE, Processes
+
 Metrics = Mapping[str, Tensor | float]
 
 
@@ -18,11 +20,13 @@ class State:
         done: optimizer steps so far.
         accelerator: Accelerate's object: device, precision, gradients.
         extra: tensors of the step function's own that checkpoints keep.
+        processes: those that take each step together.
     """
 
     done: int
     accelerator: Any
     extra: dict[str, Tensor] = field(default_factory=dict)
+    processes: Processes = ALONE
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context of the loop's precision, for the forward pass."""
@@ -34,17 +38,21 @@ class State:
 
 
 Step = Callable[[State, Any], Metrics]
-"""Leaves gradients in the trained tensors' `.grad`, by `state.backward` or by hand; returns numbers for the curve."""
+"""Leaves gradients in the trained tensors' `.grad`, by `state.backward` or by hand; returns numbers for the curve.
+
+Where several processes take a step together, each leaves its part of the gradients, which the loop adds up, and all
+return the same numbers.
+"""
 
 
 def step_of(loss: Callable[[Any], Tensor]) -> Step:
-    """Return the step that descends a loss of a batch and reports it as "loss"."""
+    """Return the step that descends a loss of a batch and reports it as "loss", summed over the processes."""
 
     def step(state: State, batch: Any) -> Metrics:
         with state.autocast():
             value = loss(batch)
         state.backward(value)
-        return {"loss": value.detach()}
+        return {"loss": state.processes.sum(value.detach())}
 
     return step
 

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,10 @@ class ArrayWorker:
             yield from in_order(work, batches(self.plan, "lines" if self.kernel.rows else "element"), threads)
 
         self.prepared = self.kernel.prepare(scan, at, **values)
+
+    def at_work(self) -> AbstractContextManager[None]:
+        """Return the while in which jobs are done: nothing is to be set up."""
+        return nullcontext()
 
     def merge(self, job: Job, sink: Sink) -> None:
         """Fuse one job's entries and write them."""

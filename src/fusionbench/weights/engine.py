@@ -8,7 +8,7 @@ The output does not depend on the number of threads, the order of the jobs or th
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from fusionbench.kernels import Block
 from fusionbench.kernels.tiles import BLOCK, WIDENED, Raw, fits, narrow, widen
 from fusionbench.registry import Entry
 from fusionbench.weights.arrays import ArrayWorker, kernel_for
+from fusionbench.weights.bounded import bounded
 from fusionbench.weights.finite import bad_result
 from fusionbench.weights.headers import NUMPY, as_buffer, entries
 from fusionbench.weights.jobs import Job, Passes, Sink, batches, in_order, total_entries
@@ -25,6 +26,22 @@ from fusionbench.weights.plan import Plan
 Advance = Callable[[int], None]
 IN_FLIGHT = 4
 """States of first passes that are held at a time, by thread: one that grows, two that wait, one that is added to."""
+
+
+class Prepared(NamedTuple):
+    """What first passes over all inputs found, and how many there were."""
+
+    found: Any
+    passes: int
+
+
+class _Crew(NamedTuple):
+    """Who works on a plan: threads at a time, and the bytes that are left for a sample."""
+
+    worker: Any
+    unit: str
+    threads: int
+    room: int | None
 
 
 def run_plan(
@@ -38,6 +55,7 @@ def run_plan(
     device: str = "cpu",
     advance: Advance = lambda _: None,
     finished: Collection[str] = (),
+    prepared: Prepared | None = None,
 ) -> int:
     """Write every output tensor of a plan; return how often the inputs were read.
 
@@ -47,30 +65,22 @@ def run_plan(
         sink: where results go.
         values: the method's parameters as the recipe gives them; `prepare` sees these.
         threads: jobs at a time; all cores by default.
-        memory: bytes that blocks in flight may take; fewer threads run where that is needed.
+        memory: bytes that blocks in flight may take; fewer threads run where that is needed, and memory of mapped files
+            is given back as soon as it is used.
         device: where torch functions run; kernels run on the CPU.
         advance: called with the number of entries that are done, for a progress bar.
         finished: outputs that the sink has already; first passes see them too, they are not made again.
+        prepared: what `prepare_plan` found of the same plan, which is then not looked for again.
 
     Raises:
         NotFinite: where an input or a result holds NaN or Inf; the caller discards the output.
         ConfigError: where `memory` is too small for one job.
     """
-    kernel = kernel_for(plan, method, dict(values), device)
-    passes = Passes()
-    if kernel is None:
-        from fusionbench.weights.tensors import TorchWorker
-
-        unit, held = method.unit, BLOCK if method.unit == "element" else max((s.held for s in plan), default=0)
-        worker: Any = TorchWorker(plan, method, device)
-    else:
-        worker = ArrayWorker(plan, kernel, whole=kernel.whole(dict(values)))
-        unit, held = "lines" if kernel.rows else "element", worker.widest
-    experts = max((len(step.experts) + len(step.statistics) for step in plan), default=0)
-    job = (experts + 4) * held * 4 + 2 * BLOCK * 4 + (IN_FLIGHT * kernel.state(experts) if kernel else 0)
-    threads = _threads(job, threads or os.cpu_count() or 1, memory)
-    worker.prepare(values, threads, passes, None if memory is None else memory - threads * job)
-    passes.count += 1
+    plan = bounded(plan, memory)
+    crew = _crew(plan, method, values, threads, memory, device)
+    found = _prepare(crew, values) if prepared is None else prepared
+    worker = crew.worker
+    worker.prepared = found.found
 
     def work(jobs: Sequence[Job]) -> None:
         # What overflows is found in the result, and refused in words.
@@ -81,9 +91,41 @@ def run_plan(
 
     missing = replace(plan, steps=tuple(step for step in plan if step.output.name not in finished))
     advance(total_entries(plan) - total_entries(missing))
-    for _ in in_order(work, batches(missing, unit), threads):
-        pass
-    return passes.count
+    with worker.at_work():
+        for _ in in_order(work, batches(missing, crew.unit), crew.threads):
+            pass
+    return found.passes + 1
+
+
+def prepare_plan(
+    plan: Plan, method: Entry, *, values: Mapping[str, Any], threads: int, memory: int | None, device: str
+) -> Prepared:
+    """Return what the first passes over all inputs of a plan find; see `run_plan`, which does the rest."""
+    return _prepare(_crew(bounded(plan, memory), method, values, threads, memory, device), values)
+
+
+def _prepare(crew: _Crew, values: Mapping[str, Any]) -> Prepared:
+    passes = Passes()
+    crew.worker.prepare(values, crew.threads, passes, crew.room)
+    return Prepared(crew.worker.prepared, passes.count)
+
+
+def _crew(
+    plan: Plan, method: Entry, values: Mapping[str, Any], threads: int | None, memory: int | None, device: str
+) -> _Crew:
+    kernel = kernel_for(plan, method, dict(values), device)
+    if kernel is None:
+        from fusionbench.weights.tensors import TorchWorker
+
+        unit, held = method.unit, BLOCK if method.unit == "element" else max((s.held for s in plan), default=0)
+        worker: Any = TorchWorker(plan, method, device)
+    else:
+        worker = ArrayWorker(plan, kernel, whole=kernel.whole(dict(values)))
+        unit, held = "lines" if kernel.rows else "element", worker.widest
+    experts = max((len(step.experts) + len(step.statistics) for step in plan), default=0)
+    job = (experts + 4) * held * 4 + 2 * BLOCK * 4 + (IN_FLIGHT * kernel.state(experts) if kernel else 0)
+    at_once = _threads(job, threads or os.cpu_count() or 1, memory)
+    return _Crew(worker, unit, at_once, None if memory is None else memory - at_once * job)
 
 
 def _run(plan: Plan, job: Job, sink: Sink, worker: Any) -> None:

@@ -1,7 +1,10 @@
 """References to models: a folder, a file, or `org/name[@revision]` of the Hugging Face hub. No torch here."""
 
 import json
+import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fusionbench.errors import CheckpointError
@@ -39,20 +42,58 @@ def resolve(reference: str | Path) -> Path:
 
 
 def _fetch(reference: str, repository: str, revision: str | None) -> Path:
-    from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import snapshot_download
 
-    try:
+    with hub_errors(reference, repository, revision):
         folder = Path(snapshot_download(repository, revision=revision, allow_patterns=PATTERNS))
         if not any(folder.glob("*.safetensors")):
             folder = Path(snapshot_download(repository, revision=revision, allow_patterns=[*PATTERNS, *PICKLED]))
         _check_whole(reference, folder)
         return folder
+
+
+def on_hub(reference: str | Path) -> re.Match[str] | None:
+    """Return repository and revision where a reference is an id of the hub and no path of this machine."""
+    match = HUB_ID.fullmatch(str(reference))
+    return None if match is None or os.path.exists(os.path.expanduser(reference)) else match
+
+
+def is_cached(reference: str) -> bool:
+    """Tell whether a model of the hub is whole in the local cache."""
+    from huggingface_hub import snapshot_download
+
+    match = on_hub(reference)
+    if match is None:
+        return False
+    try:
+        folder = Path(snapshot_download(match["repo"], revision=match["revision"], local_files_only=True))
+        _check_whole(reference, folder)
+    except Exception:
+        # Whatever the library says of its cache: the model cannot be read from it.
+        return False
+    return any(path.suffix in (".safetensors", ".bin", ".pt") for path in folder.iterdir())
+
+
+@contextmanager
+def hub_errors(reference: str, repository: str, revision: str | None) -> Iterator[None]:
+    """Turn what the hub's library raises into errors that name the reference and the fix.
+
+    Raises:
+        CheckpointError: where there is no such repository or revision, no right to it, or no network.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.errors import (  # type: ignore[attr-defined]
+        GatedRepoError,
+        HfHubHTTPError,
+        HTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        yield
     except CheckpointError:
         raise
     except GatedRepoError:
@@ -68,15 +109,18 @@ def _fetch(reference: str, repository: str, revision: str | None) -> Path:
         raise CheckpointError(
             f"There is no folder {reference}, and no such repository on the hub (or it is private: run hf auth login)."
         ) from None
-    except LocalEntryNotFoundError:
-        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the hub cannot be reached"
+    except HfHubHTTPError as error:
+        raise CheckpointError(f"{reference} cannot be had from the hub: {str(error).splitlines()[0]}") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HTTPError) as error:
+        detail = f" ({str(error) or type(error).__name__})" if isinstance(error, HTTPError) else ""
+        why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub cannot be reached{detail}"
         raise CheckpointError(
             f"There is no folder {reference}; it is not in the hub's local cache either, and {why}. "
             f"With a network, run once: hf download {repository}; or, for all that a suite needs: fusionbench fetch "
             "suite=NAME"
         ) from None
     except Exception as error:
-        # Besides the library's own errors, those of its HTTP client, which it has changed before.
+        # The library's errors are not one family, and what it reads may be anything.
         why = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{reference} cannot be had from the hub: {why}") from None
 

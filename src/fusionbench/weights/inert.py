@@ -208,8 +208,7 @@ def _read_zip(path: Path) -> Any:
         held = {info.filename: info for info in archive.infolist()}
         (pickled,) = (name for name in held if name.endswith("data.pkl"))
         root = pickled.removesuffix("data.pkl")
-        if any(info.compress_type != zipfile.ZIP_STORED for info in held.values()):
-            raise ValueError("its parts are compressed, which torch never does")
+        check_parts(archive, path.stat().st_size)
         if f"{root}byteorder" in held and archive.read(f"{root}byteorder") != b"little":
             raise ValueError("its numbers are not little-endian")
         storages = _Storages()
@@ -218,6 +217,19 @@ def _read_zip(path: Path) -> Any:
         if f"{root}data/{key}" in held:
             storage.read = _member(path, f"{root}data/{key}")
     return found
+
+
+def check_parts(archive: zipfile.ZipFile, size: int) -> None:
+    """Refuse an archive that would be larger in memory than the file is.
+
+    Raises:
+        ValueError: saying why.
+    """
+    parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts):
+        raise ValueError("its parts are compressed, which torch never does")
+    if (said := sum(part.file_size for part in parts)) > size:
+        raise ValueError(f"its parts are said to have {said:,} bytes, it has {size:,}")
 
 
 def _member(path: Path, name: str) -> Callable[[], bytes]:

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fusionbench.errors import CheckpointError
+from fusionbench.weights.documents import read_json
 from fusionbench.weights.headers import Source
 from fusionbench.weights.safetensors import SafetensorsFile
 
 LOCK = "fusion.lock.json"
-SCHEMA = 1
+SCHEMA = 2
+"""Raised when samples are taken in another way, so that older ones are not taken for a change."""
 READ_BYTES = 1 << 22
 
 
@@ -22,8 +24,8 @@ def write_lock(folder: Path, header: Mapping[str, Any], sources: Mapping[str, So
         folder: it holds the output's files, whole.
         header: recipe, identity and versions, as they stand in the output's files.
         sources: the inputs by name.
-        full: whether every byte of inputs and outputs is digested (SHA-256); else headers, sizes and 64 blocks of
-            64 KiB of each file, which takes milliseconds whatever the size.
+        full: whether every byte of inputs and outputs is digested (SHA-256); else headers, sizes and samples, of which
+            every tensor has one (`SafetensorsFile.digest`): megabytes, whatever the size.
     """
     document = {
         **header,
@@ -85,11 +87,13 @@ def read_lock(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {LOCK}: it was not made by fusionbench merge, or the file was removed.")
     try:
-        document: Any = json.loads(path.read_text())
+        document: Any = read_json(path)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
-        raise CheckpointError(f"{path} is no lock of schema {SCHEMA}.")
+        raise CheckpointError(
+            f"{path} is no lock of schema {SCHEMA}: it is of another version, or damaged. Merge again to have one."
+        )
     parts: list[Any] = [document.get(key) for key in ("recipe", "inputs", "outputs")]
     whole = all(isinstance(part, dict) for part in parts)
     inside = whole and all(Path(name).name == name for name in parts[2])

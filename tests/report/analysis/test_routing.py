@@ -42,6 +42,22 @@ def test_each_call_of_a_routed_mlp_is_seen_and_the_watch_ends():
     assert len(seen["mlp"]) == 1
 
 
+def test_groups_that_share_weights_are_seen_one_by_one():
+    mlp = torch.nn.Sequential()
+    mlp.add_module("fc", torch.nn.Linear(1, 1))
+    settings = RoutedSettings(experts=1, width=1, depth=1, route="batch", shared_by=2, parts="fc")
+    routed = build_routed(mlp, settings).to_empty(device="cpu")
+    with torch.no_grad():
+        for parameter in routed.parameters():
+            parameter.zero_()
+        # The weight is the input itself.
+        routed.router.layers[0].weight.fill_(1.0)
+    seen = {"mlp": []}
+    with torch.no_grad(), _watched({"mlp": routed}, seen):
+        routed(torch.tensor([[1.0], [2.0], [5.0]]))
+    assert [(count, mean.tolist()) for count, mean in seen["mlp"]] == [(2, [1.5]), (1, [5.0])]
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(MissingData, match="holds no model"):
         routing(tmp_path)

@@ -50,7 +50,7 @@ class Values:
             each = {name: self._resolve(key, theirs, model) for name, model in experts.items()}
             found = list(each.values())
             if (theirs.ours or key) in ours:
-                whole = found[0] if all(value == found[0] for value in found) else each
+                whole = each if any(value != found[0] for value in found) else next(iter(found), None)
                 values |= {} if whole is None else {theirs.ours or key: whole}
             elif not all(_same(value, theirs.default_here) for value in found):
                 can = f"it can only do what {key}: {str(theirs.default).lower()} does"

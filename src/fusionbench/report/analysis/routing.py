@@ -99,11 +99,11 @@ def _watched(routed: dict[str, RoutedMlp], seen: dict[str, list[tuple[int, Tenso
 
     def watch(name: str) -> object:
         def called(module: nn.Module, inputs: tuple[Tensor, ...], output: object) -> None:  # noqa: ARG001
-            assert isinstance(module, RoutedMlp)
-            part = next(part for part in module.mlp.modules() if isinstance(part, RoutedLinear))
-            seen[name].append((len(inputs[0]), _mean(part.weights.detach(), module.mask)))
+            part = next(part for part in module.modules() if isinstance(part, RoutedLinear))
+            seen[name].append((len(inputs[0]), _mean(part.weights.detach(), routed[name].mask)))
 
-        return routed[name].register_forward_hook(called)
+        # The MLP inside is called once for each group of samples that share weights.
+        return routed[name].mlp.register_forward_hook(called)
 
     handles = [watch(name) for name in routed]
     try:

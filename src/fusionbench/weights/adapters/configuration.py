@@ -1,6 +1,5 @@
 """What `adapter_config.json` says, and what of it cannot be honoured here."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from fusionbench.errors import CheckpointError
+from fusionbench.weights.documents import read_json
 
 CONFIG_NAME = "adapter_config.json"
 KINDS = ("LORA", "IA3")
@@ -81,7 +81,7 @@ def read_adapter_config(folder: Path) -> AdapterConfig:
     if not path.is_file():
         raise CheckpointError(f"{folder} is no adapter: it has no {CONFIG_NAME}. Name a folder that PEFT saved.")
     try:
-        document = json.loads(path.read_text())
+        document = read_json(path)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}.") from None
     if not isinstance(document, dict):

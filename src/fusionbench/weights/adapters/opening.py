@@ -122,7 +122,7 @@ def _own_base(label: str, config: AdapterConfig) -> Source:
 
 
 def open_experts(
-    base: str | None, experts: Mapping[str, ExpertConfig], space: Space | None = None
+    base: str | None, experts: Mapping[str, ExpertConfig], space: Space | None = None, *, headers: bool = False
 ) -> tuple[Source | None, dict[str, Source]]:
     """Open a base and its experts, of which some may be adapters.
 
@@ -133,11 +133,14 @@ def open_experts(
         base: reference of the base.
         experts: by name.
         space: see `open_adapter`; None where the user did not choose.
+        headers: fetch only the headers of models that are on the hub alone.
 
     Raises:
         FusionBenchError: see `open_adapter` and `open_source`.
     """
-    opened = cache(open_source)
+    from fusionbench.weights.remote import is_remote, open_headers
+
+    opened = cache(open_headers if headers else open_source)
     root = opened(base) if base is not None else None
     if space == "adapter":
         return _open_own_space(root, experts)
@@ -145,7 +148,7 @@ def open_experts(
     for name, expert in experts.items():
         if expert.adapter is not None:
             source = open_adapter(expert.adapter, opened(expert.model), space)
-        elif is_adapter(expert.model):
+        elif not (headers and is_remote(expert.model)) and is_adapter(expert.model):
             source = open_adapter(expert.model, root, space)
         else:
             source = opened(expert.model)

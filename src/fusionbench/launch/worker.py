@@ -1,4 +1,4 @@
-"""A process that does the runs of a sweep: `python -m fusionbench.sweep.worker`, a job a line in, an answer a line out.
+"""A process that does jobs: `python -m fusionbench.launch.worker`, a job a line in, an answer a line out.
 
 It stops when there are no more lines; where that happens while it works, whoever started it is gone, and it tidies up.
 """
@@ -45,7 +45,7 @@ def main() -> int:
     os.dup2(2, 1)
     orders = _Orders()
     from fusionbench.errors import Interrupted
-    from fusionbench.sweep.launched import perform
+    from fusionbench.launch.jobs import perform
 
     try:
         while (job := orders.next()) is not None:

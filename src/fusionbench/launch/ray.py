@@ -1,11 +1,11 @@
-"""Runs as tasks of a Ray cluster. Ray is imported when it is asked for."""
+"""Jobs as tasks of a Ray cluster. Ray is imported when it is asked for."""
 
 from collections.abc import Generator, Sequence
 from typing import Any
 
 from fusionbench.config.launcher import LauncherConfig
 from fusionbench.errors import ConfigError, MissingExtra
-from fusionbench.sweep.launched import Answer, Job, died, perform
+from fusionbench.launch.jobs import Answer, Job, died, perform
 
 AHEAD = 2
 """Tasks handed to Ray for each that can run at once: its workers never wait for this process."""

@@ -1,4 +1,4 @@
-"""Runs in processes of this machine, one thread each unless more are asked for."""
+"""Jobs in processes of this machine, one thread each unless more are asked for."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from fusionbench.config.launcher import LauncherConfig
-from fusionbench.sweep.launched import Answer, Job, died
+from fusionbench.launch.jobs import Answer, Job, died
 
 GRACE_SECONDS = 10.0
 """How long a process that is told to stop may take to tidy up."""
@@ -27,7 +27,7 @@ def run_in_processes(
 ) -> Generator[tuple[int, Answer], None, None]:
     """Yield number and answer of each job as it is done; one whose process dies is tried once more.
 
-    Processes are `python -m fusionbench.sweep.worker`, so that a user's script needs no guard against being imported
+    Processes are `python -m fusionbench.launch.worker`, so that a user's script needs no guard against being imported
     again. They get jobs one by one, and stop by themselves when this process is gone.
 
     Args:
@@ -85,7 +85,7 @@ class _Worker:
         with log.open("wb") as errors:
             # In a session of its own, so that Ctrl-C comes to this process alone and what it says comes from here.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fusionbench.sweep.worker"],
+                [sys.executable, "-m", "fusionbench.launch.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -1,4 +1,4 @@
-"""Runs as jobs of Slurm, through submitit, which is imported when it is asked for."""
+"""Jobs of Slurm, through submitit, which is imported when it is asked for."""
 
 import math
 import time
@@ -9,7 +9,7 @@ from typing import Any
 
 from fusionbench.config.launcher import LauncherConfig
 from fusionbench.errors import ConfigError, MissingExtra
-from fusionbench.sweep.launched import Answer, Job, died, perform
+from fusionbench.launch.jobs import Answer, Job, died, perform
 
 JOB_FILES = ".slurm"
 POLL_SECONDS = {"local": 0.2, "slurm": 5.0}
@@ -34,7 +34,7 @@ def run_by_slurm(
         MissingExtra: where submitit is not installed.
         ConfigError: where there is no Slurm.
     """
-    executor = _executor(launcher, Path(jobs[0]["parent"]))
+    executor = _executor(launcher, Path(jobs[0]["folder"]))
     local = launcher.address is not None
     most = launcher.workers or (max(1, threads // launcher.cpus) if local else AT_ONCE)
     waiting, attempts, going = deque(range(len(jobs))), Counter[int](), dict[int, Any]()
