@@ -11,7 +11,7 @@ from typing import Any
 
 from record import write_record
 
-SHOWN = ("granularity", "plus_plus", "scale", "steps", "mask_steps", "k", "by", "variant", "soft_steps")
+SHOWN = ("granularity", "plus_plus", "scale", "steps", "mask_steps", "k", "by", "variant", "soft_steps", "gate_k")
 FIRST = ("pretrained", "individual", "traditional_mtl")
 
 
@@ -63,7 +63,7 @@ def _joined(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def _row(report: dict[str, Any]) -> dict[str, Any]:
     method = report["method"]
-    extra = [f"{key}={value}" for key, value in method["params"].items() if key in SHOWN]
+    extra = [f"{key}={method['params'][key]}" for key in SHOWN if key in method["params"]]
     if isinstance(inner := method["params"].get("inner"), dict):
         extra.append(f"inner={inner['name']}")
     return {

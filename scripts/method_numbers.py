@@ -10,7 +10,7 @@ from fusionbench.experiments.model import Experiment, load_experiment, names
 
 STAND_IN = "multi-task-clip-b32"
 SEEDS = "mini-clip-small-seeds"
-SINGLE = ("mini-clip-small-0-methods", "mini-clip-small-0-adaptive")
+SINGLE = ("mini-clip-small-0-methods", "mini-clip-small-0-adaptive", "mini-clip-small-0-others")
 
 
 def numbers(method: str) -> str:

@@ -21,6 +21,7 @@ from fusionbench.config import Recipe
 from fusionbench.config.launcher import LauncherConfig
 from fusionbench.errors import (
     CheckpointError,
+    ConfigError,
     FusionBenchError,
     Interrupted,
     MissingExtra,
@@ -259,6 +260,14 @@ def test_numbers_that_are_none_leave_nothing(models: Path, here: list[Any]) -> N
     save_model(models / "a", bad, {"model_type": "toy"})
     with pytest.raises(NotFinite, match=r"a: model\.layers\.3\.mlp\.weight holds nan at \[0, 0\]"):
         in_parts(models / "parts", "method=task_arithmetic", *PROCESSES)
+    assert not [*models.glob("parts*")]
+
+
+def test_a_budget_that_is_too_small_for_a_worker_is_an_error_that_says_how_much_it_takes(
+    models: Path, here: list[Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"runtime\.memory=1,000,000 bytes is too small: this merge needs at least"):
+        in_parts(models / "parts", "method=ties", "runtime.memory=1MB", *PROCESSES)
     assert not [*models.glob("parts*")]
 
 

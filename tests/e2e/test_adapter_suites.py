@@ -154,6 +154,11 @@ def test_nyuv2_is_fine_tuned_moved_merged_and_scored(scenes, fusionbench, tmp_pa
     }
     assert all(next(v for k, v in scores.items() if k != "seen")["n"] == 3 for scores in tasks.values())
     assert any("not published" in note for note in report(tmp_path / "out")["notes"])
+    # The table's rows have values of all five printed metrics, and no verdict: its experts are not these.
+    for line in answered("multi-task-resnet50-nyuv2", tmp_path / "runs").lines:
+        assert len(line.printed) == 5
+        assert {"segmentation/mean_iou", "depth/relative_error", "normal/angle_mean"} < set(line.values)
+        assert set(line.verdicts.values()) == {""}
 
 
 @pytest.mark.slow

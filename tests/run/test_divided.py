@@ -76,6 +76,16 @@ def test_a_stop_among_parts_keeps_what_is_done(
     assert given == [2]
 
 
+def test_a_stopped_evaluation_goes_on_with_other_workers(evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs_here(monkeypatch, stop_after=4)
+    with pytest.raises(Interrupted):
+        evaluate(*THREE)
+    given = jobs_here(monkeypatch)
+    # Two parts of each task are the first batch and the other two; of dogs the first was done.
+    assert evaluate("launcher=processes", "launcher.workers=2") == evaluate()
+    assert given == [3]
+
+
 def test_a_part_that_fails_is_the_error_and_the_others_are_kept(
     evaluate: Evaluate, monkeypatch: pytest.MonkeyPatch
 ) -> None:

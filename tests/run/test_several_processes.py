@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +63,22 @@ def test_an_adaptation_is_divided_and_leaves_what_one_leaves(recipe: Make, tmp_p
         assert two.metrics == pytest.approx(one.metrics, abs=TOLERANCE)
     assert digests(tmp_path / "two").keys() == digests(tmp_path / "one").keys()
     assert not list(tmp_path.glob(".*.lock"))
+
+
+def test_scores_on_the_way_are_divided_too(recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: set[int] = set()
+
+    def watched(*given: Any, **how: Any) -> Any:
+        seen.add(how["processes"].count)
+        return evaluate(*given, **how)
+
+    monkeypatch.setattr("fusionbench.run.whole.evaluate", watched)
+
+    def work() -> set[int]:
+        run(recipe(*ADAPTS, "method.evaluate_every=6"), out=tmp_path / "run")
+        return seen
+
+    assert in_processes(2, work) == [{2}, {2}]
 
 
 def test_an_adaptation_that_was_stopped_goes_on_with_another_number(recipe: Make, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def test_an_experiment(launcher: list[str], noisy: Path, tmp_path: Path) -> None
 
 
 def test_a_search(launcher: list[str], noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
     asked = [f"suite={noisy}", "method=task_arithmetic", "method.scale=interval(0,1)"]
     found = search(None, [*asked, *launcher], tmp_path / "there", trials=3)
     jobs_here(monkeypatch)

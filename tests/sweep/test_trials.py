@@ -9,8 +9,10 @@ import pytest
 
 from fusionbench.errors import ConfigError, Interrupted, NotFinite
 from fusionbench.sweep import Found, local, search
+from fusionbench.sweep.study import sampler_of
 from launched_here import jobs_here
 
+optuna = pytest.importorskip("optuna")
 pytestmark = pytest.mark.usefixtures("cache")
 THREE = ["launcher=processes", "launcher.workers=3"]
 TWO = ["launcher=processes", "launcher.workers=2"]
@@ -151,3 +153,23 @@ def test_processes_take_as_many_trials_as_the_threads_allow(
     given = jobs_here(monkeypatch)
     searched(noisy, tmp_path / "s", "launcher=processes", "launcher.cpus=2", "runtime.threads=5", trials=4)
     assert given == [2, 2, 1]
+
+
+def test_trials_of_one_batch_keep_away_from_each_other() -> None:
+    def drawn(at_once: int, *, running: int) -> float:
+        study = optuna.create_study(direction="maximize")
+        interval = {"x": optuna.distributions.FloatDistribution(0, 1)}
+        for number in range(12):
+            # The smaller the better.
+            at = number / 12
+            study.add_trial(optuna.create_trial(params={"x": at}, distributions=interval, value=-at))
+        for _ in range(running):
+            study.enqueue_trial({"x": 0.01})
+            study.ask().suggest_float("x", 0, 1)
+        study.sampler = sampler_of(optuna, "tpe", 5, at_once=at_once)
+        return study.ask().suggest_float("x", 0, 1)
+
+    alone = drawn(2, running=0)
+    assert alone < 0.1
+    assert drawn(2, running=3) > 0.1
+    assert drawn(1, running=3) == alone

@@ -89,6 +89,21 @@ def test_one_process_speaks_to_nobody(monkeypatch):
         Loop().run("w", Steps(1), step_of(lambda batch: weight.sum()), ones, {"w": weight}, optimizer)
 
 
+def test_a_training_of_one_process_waits_for_no_other_that_a_launcher_started():
+    """As of a suite that the main process builds while the others wait for it."""
+
+    def work():
+        meeting = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+        os.environ.update(meeting)
+        weight = torch.ones(2, requires_grad=True)
+        optimizer = torch.optim.SGD([weight], lr=1.0)
+        Loop().run("w", Steps(1), step_of(lambda batch: weight.sum()), ones, {"w": weight}, optimizer)
+        assert all(os.environ[name] == value for name, value in meeting.items())
+        return weight.tolist()
+
+    assert in_processes(1, work) == [[0.0, 0.0]]
+
+
 def ones(start: int):
     while True:
         yield torch.ones(1)
@@ -106,6 +121,25 @@ def test_an_error_in_one_is_raised_by_all_with_its_words(kind):
     found = in_processes(2, work)
     said = "The family 'toy' has no wheels" if kind is MissingPart else "no such thing"
     assert [(error.kind, said in str(error)) for error in found] == [(kind.__name__, True)] * 2
+
+
+def test_a_process_that_failed_is_heard_of_while_it_lives():
+    """It waits for the other, which waits for it in a sum, until that has failed too."""
+
+    def work():
+        processes = joined()
+        try:
+            with processes.united():
+                if processes.rank == 1:
+                    raise ConfigError("no such thing")
+                processes.sum(torch.ones(1))
+        except ConfigError as error:
+            if processes.rank == 1:
+                processes.store.wait(["heard"])
+            processes.store.set("heard", str(error))
+            return str(error)
+
+    assert in_processes(2, work) == ["no such thing"] * 2
 
 
 def test_a_bug_in_one_ends_all_with_its_traceback():
@@ -181,10 +215,12 @@ def test_two_processes_descend_the_mean_of_the_whole_batch(tmp_path):
     assert read_curve(tmp_path / "w") == found[0][1]
 
 
-def test_accumulated_gradients_are_summed_once_and_then_clipped(tmp_path):
-    found = in_processes(2, lambda: descended(None, 1, accumulate=2, clip=2.0)[0].item())
-    # The mean of 1.5 and 5.5 is 3.5, clipped to 2.
-    assert found == [pytest.approx(-2.0, rel=1e-5)] * 2
+def test_accumulated_gradients_are_summed_once_and_then_clipped():
+    # The mean of 1.5 and 5.5 is 3.5, which is clipped to 2.
+    plain = in_processes(2, lambda: descended(None, 1, accumulate=2)[0].item())
+    assert plain == [pytest.approx(-3.5)] * 2
+    clipped = in_processes(2, lambda: descended(None, 1, accumulate=2, clip=2.0)[0].item())
+    assert clipped == [pytest.approx(-2.0, rel=1e-5)] * 2
 
 
 def test_a_training_goes_on_with_another_number_of_processes(tmp_path):

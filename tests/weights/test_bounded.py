@@ -57,6 +57,17 @@ def test_a_thread_holds_what_it_read_last_and_what_it_read_before_stays_readable
 
 
 @linux
+def test_what_the_system_maps_around_what_is_read_is_given_back_too(tmp_path: Path) -> None:
+    kept = BoundedSource(model(tmp_path / "m", 0))
+    total = 0
+    for name in ("t0", "t1"):
+        for start in range(0, ENTRIES, 1 << 13):
+            total += len(bytes(kept.read(name, start, start + (1 << 13))))
+    assert total == 8 * ENTRIES
+    assert held(tmp_path / "m" / "model.safetensors") < total / 8
+
+
+@linux
 def test_parts_of_a_tensor_and_all_of_a_file_are_given_back(tmp_path: Path) -> None:
     (file,) = model(tmp_path / "m", 0).files
     assert len(bytes(file.read("t0")) + bytes(file.read("t1"))) == 8 * ENTRIES

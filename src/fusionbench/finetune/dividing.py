@@ -1,12 +1,16 @@
 """Fine-tuning in several processes: each runs its part of every batch; together they descend the loss of the whole."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import ConfigError
 from fusionbench.families import Batch, batch_norms
+from fusionbench.families.batch_norm import BatchNorm
 from fusionbench.tasks.terms import LABELS, examples_in, part_and_share, terms_in
 from fusionbench.training import Processes
 
@@ -46,20 +50,67 @@ def _distilled_terms(batch: Batch) -> int:
     return examples_in(batch) if isinstance(labels, Tensor) and labels.ndim > 2 else terms_in(batch)
 
 
-def check_batch_norms(trained: nn.Module, processes: Processes) -> None:
-    """Refuse to divide batches whose statistics normalise them.
+class _Summed(torch.autograd.Function):
+    """The sum over processes of a tensor that each has; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, processes: Processes) -> Tensor:
+        ctx.processes = processes
+        return processes.sum(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, None]:
+        return ctx.processes.sum(gradients[0].contiguous()), None
+
+
+@contextmanager
+def shared_statistics(trained: nn.Module, processes: Processes, batch: int) -> Iterator[None]:
+    """Let BatchNorm layers in train mode normalise by the whole batch while processes divide it.
 
     Args:
-        trained: in train mode.
-        processes: that would divide the batches.
+        trained: in train mode; layers in eval mode stay as they are.
+        processes: each of which runs its part of every batch.
+        batch: examples of a batch.
 
     Raises:
-        ConfigError: naming the first such layer.
+        ConfigError: where a process would have no example, so that the others would wait for its statistics.
     """
-    layers = batch_norms(trained)
-    active = [name for name, layer in trained.named_modules() if layer in layers and layer.training]
-    if processes.count > 1 and active:
+    layers = [layer for layer in batch_norms(trained) if layer.training] if processes.count > 1 else []
+    if layers and batch < processes.count:
         raise ConfigError(
-            f"{active[0]} normalises by its batch, which {processes.count} processes would divide: the result would be "
-            "another one. Start one process, or train several tasks together (mtl=true), which keeps its statistics."
+            f"recipe.batch={batch}: {processes.count} processes divide a batch that normalises, and each needs an "
+            "example. Start fewer processes, or take a larger batch."
         )
+    for layer in layers:
+        layer.forward = partial(_normalised, layer, processes)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _normalised(layer: BatchNorm, processes: Processes, inputs: Tensor) -> Tensor:
+    """Return what a BatchNorm layer makes of its part of a batch, by mean and variance of the whole."""
+    if not layer.training:
+        return type(layer).forward(layer, inputs)
+    dimensions, shape = [0, *range(2, inputs.dim())], [1, -1, *[1] * (inputs.dim() - 2)]
+    own = inputs.new_tensor([inputs.numel() // inputs.shape[1]])
+    summed: Tensor = _Summed.apply(torch.cat([inputs.sum(dimensions), own]), processes)
+    count, mean = summed[-1].detach(), summed[:-1] / summed[-1].detach()
+    centred = inputs - mean.view(shape)
+    spread: Tensor = _Summed.apply(centred.square().sum(dimensions), processes)
+    _remember(layer, mean.detach(), spread.detach() / (count - 1).clamp(min=1))
+    found = centred * (spread / count + layer.eps).rsqrt().view(shape)
+    return found if layer.weight is None else found * layer.weight.view(shape) + layer.bias.view(shape)
+
+
+@torch.no_grad()
+def _remember(layer: BatchNorm, mean: Tensor, variance: Tensor) -> None:
+    """Move a layer's running statistics towards those of a batch, as PyTorch does."""
+    assert layer.num_batches_tracked is not None
+    layer.num_batches_tracked += 1
+    weight = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
+    for kept, seen in ((layer.running_mean, mean), (layer.running_var, variance)):
+        assert kept is not None
+        kept.lerp_(seen.to(kept), weight)

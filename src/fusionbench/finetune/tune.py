@@ -13,7 +13,7 @@ from fusionbench.finetune.adapters import settled
 from fusionbench.finetune.balance import Routers, mean_balance
 from fusionbench.finetune.claiming import claim, finished, release
 from fusionbench.finetune.distillation import Teacher
-from fusionbench.finetune.dividing import check_batch_norms, divided_loss
+from fusionbench.finetune.dividing import divided_loss, shared_statistics
 from fusionbench.finetune.heads import TrainedHead, with_heads
 from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
 from fusionbench.finetune.start import Checkpoint, Start, Trained, keep_only
@@ -158,10 +158,9 @@ def train(
         fused=True,
     )
     _to_train_mode(trained, several=len(tasks) > 1)
-    check_batch_norms(trained, loop.processes)
-    loop.run(
-        name, recipe.course(), step_of(loss), _batches(tasks, recipe), tensors_of(trained), optimizer, validate=validate
-    )
+    batches, learned = _batches(tasks, recipe), tensors_of(trained)
+    with shared_statistics(trained, loop.processes, recipe.batch):
+        loop.run(name, recipe.course(), step_of(loss), batches, learned, optimizer, validate=validate)
     trained.eval()
 
 

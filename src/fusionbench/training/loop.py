@@ -5,7 +5,7 @@ resuming to the same bits, the curve, validation, stopping, and what happens on 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +23,7 @@ from fusionbench.training.checkpoint import (
     truncate_curve,
     write_checkpoint,
 )
-from fusionbench.training.processes import ALONE, Processes
+from fusionbench.training.processes import ALONE, Processes, apart
 from fusionbench.training.schedule import Steps
 from fusionbench.training.step import Metrics, State, Step
 from fusionbench.training.tracking import Send, Tracking
@@ -34,7 +34,7 @@ Progress = Callable[[str, int, int], None]
 
 
 class Outcome(NamedTuple):
-    """How a training ended: steps done, the curve, the point of the best validation if there was one, what steps kept."""
+    """How a training ended: steps done, the curve, the point of the best validation, if any, and what steps kept."""
 
     steps: int
     curve: list[Point]
@@ -279,10 +279,13 @@ def _accelerator(loop: Loop, name: str, accumulate: int) -> Any:
 
     AcceleratorState._reset_state(reset_partial_state=True)
     # What is trained lies on the loop's device already; the library would move the optimizer to the first of its kind.
-    return Accelerator(
-        cpu=loop.place.type == "cpu",
-        device_placement=False,
-        mixed_precision=loop.precision,
-        gradient_accumulation_steps=accumulate,
-        **(loop.tracking.settings(name) if loop.tracking is not None else {}),
-    )
+    settings = loop.tracking.settings(name) if loop.tracking is not None else {}
+    # A training of one process may be part of what several do, such as a suite that one of them builds.
+    with apart() if loop.processes.count == 1 else nullcontext():
+        return Accelerator(
+            cpu=loop.place.type == "cpu",
+            device_placement=False,
+            mixed_precision=loop.precision,
+            gradient_accumulation_steps=accumulate,
+            **settings,
+        )

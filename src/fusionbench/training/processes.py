@@ -7,7 +7,7 @@ nothing here is done, and torch.distributed is not imported.
 import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -175,6 +175,17 @@ def several() -> bool:
     return int(os.environ.get("WORLD_SIZE") or 1) > 1 and all(os.environ.get(name) for name in STARTED)
 
 
+@contextmanager
+def apart() -> Iterator[None]:
+    """Hide for a `with` block that others were started, from libraries that would wait for them."""
+    names = (*STARTED, "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
 @cache
 def joined() -> Processes:
     """Return the processes that a launcher started, once all of them are there; `ALONE` where it started one.
@@ -251,11 +262,19 @@ def speaks(processes: Processes) -> bool:
         return True
     try:
         processes.store.wait([SAID], 3 * LAST_WORDS)
+        processes.store.set(_left(processes.rank), "1")
     except RuntimeError:
         return True
     return False
 
 
 def has_spoken(processes: Processes) -> None:
-    """Let the others go, since the reason has been said."""
-    processes.store.set(SAID, "1")
+    """Let the others go, since the reason has been said; the main process, which may hold the store, goes last."""
+    with suppress(RuntimeError):
+        processes.store.set(SAID, "1")
+        if processes.is_main:
+            processes.store.wait([_left(rank) for rank in range(1, processes.count)], LAST_WORDS)
+
+
+def _left(rank: int) -> str:
+    return f"left {rank}"

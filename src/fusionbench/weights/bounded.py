@@ -10,9 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusionbench.weights.headers import TensorSpec
+from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
 from fusionbench.weights.plan import Plan
 from fusionbench.weights.safetensors import SafetensorsSource
+
+
+AROUND_BYTES = 1 << 21
+"""The system maps some pages before the one that is asked for, which may have been given back already."""
 
 
 def bounded(plan: Plan, memory: int | None) -> Plan:
@@ -63,7 +67,9 @@ class BoundedSource:
         That stays readable where it is still held: it comes from the file again.
         """
         if self._last.part is not None:
-            self._source.let_go(*self._last.part)
+            name_before, start_before, stop_before = self._last.part
+            around = AROUND_BYTES // ITEM_BYTES[self.specs[name_before].dtype]
+            self._source.let_go(name_before, max(0, start_before - around), stop_before)
         self._last.part = (name, start, stop)
         return self._source.read(name, start, stop)
 
