@@ -1,7 +1,8 @@
 """What each method gave here and what the papers print of it: from the record files and the experiments' files."""
 
 from collections.abc import Iterator
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 from family_results import spread
 from result_files import origin, read
@@ -11,20 +12,65 @@ from fusionbench.experiments.model import Experiment, load_experiment, names
 STAND_IN = "multi-task-clip-b32"
 SEEDS = "mini-clip-small-seeds"
 SINGLE = ("mini-clip-small-0-methods", "mini-clip-small-0-adaptive", "mini-clip-small-0-others")
+REFERENCES = ("pretrained", "individual", "traditional_mtl")
+LANGUAGE = ("depth_upscaling", "moe_merging")
+SHOWN = 4
+"""Most links that stand open on a page."""
+
+
+class Line(NamedTuple):
+    """One figure of a method: under which conditions, what it was here, and what a paper prints ("" for nothing)."""
+
+    where: str
+    here: str
+    printed: str = ""
 
 
 def numbers(method: str) -> str:
-    """Return a method's figures: over suite seeds, of one seed, and beside the printed ones; and where it is printed."""
-    lines = [*_over_seeds(method), *_of_one_seed(method), *_beside_the_printed(method)]
-    table = ["| where | here | printed |", "|---|---|---|", *lines] if lines else ["Not measured on the suites so far."]
-    found = [experiment.name for experiment in map(load_experiment, names()) if _named(experiment, method)]
+    """Return a method's figures: over suite seeds, of one seed, and beside the printed ones; and where it is printed.
+
+    The page `references` is that of all reference rows: its lines name theirs.
+    """
+    wanted = REFERENCES if method == "references" else (method,)
+    lines = [line for name in wanted for line in (*_over_seeds(name), *_of_one_seed(name), *_beside_the_printed(name))]
+    return "\n".join([*(_table(lines) or _elsewhere(method)), "", *_experiments(wanted)])
+
+
+def _table(lines: list[Line]) -> list[str]:
+    """Return the lines as a table; where no paper prints any of them, without that column; of none, nothing."""
+    if not lines:
+        return []
+    if not any(line.printed for line in lines):
+        return ["| where | here |", "|---|---|", *(f"| {line.where} | {line.here} |" for line in lines)]
+    rows = (f"| {line.where} | {line.here} | {line.printed or '–'} |" for line in lines)
+    return ["| where | here | printed |", "|---|---|---|", *rows]
+
+
+def _elsewhere(method: str) -> list[str]:
+    if method in LANGUAGE:
+        return ["Measured on language models: [what came out](../guides/causal-language-models.md#what-came-out)."]
+    return ["Not measured on `mini/clip`."]
+
+
+def _experiments(wanted: tuple[str, ...]) -> list[str]:
+    """Return links to the experiments with a row of it, folded away where they would fill a telephone's screen."""
+    found = [experiment.name for experiment in _all() if _named(experiment, wanted)]
     links = ", ".join(f"[{name}](../experiments/{name}.md)" for name in found)
-    printed = f"Rows of it in experiments: {links}." if found else "The papers' tables have no row of it."
-    return "\n".join([*table, "", printed])
+    if not found:
+        return ["No experiment remakes a printed row of it."]
+    if len(found) <= SHOWN:
+        return [f"Experiments with a row of it: {links}."]
+    summary = f"<summary>{len(found)} experiments have a row of it</summary>"
+    return ['<details markdown="1">', summary, "", f"{links}.", "", "</details>"]
 
 
-def _named(experiment: Experiment, method: str) -> bool:
-    return any(row.method.get("name") == method for row in experiment.rows)
+@cache
+def _all() -> tuple[Experiment, ...]:
+    return tuple(map(load_experiment, names()))
+
+
+def _named(experiment: Experiment, wanted: tuple[str, ...]) -> bool:
+    return any(row.method.get("name") in wanted for row in experiment.rows)
 
 
 def _is_of(label: str, method: str) -> bool:
@@ -32,34 +78,36 @@ def _is_of(label: str, method: str) -> bool:
 
 
 def _settings(label: str) -> str:
+    if label in REFERENCES:
+        return f"`{label}`"
     return label.split(" ", 1)[1].strip("()") if " " in label else "defaults"
 
 
-def _over_seeds(method: str) -> Iterator[str]:
+def _over_seeds(method: str) -> Iterator[Line]:
     for row in read(SEEDS)["values"]["rows"]:
         if _is_of(row["label"], method):
             seeds = len(row["seeds"])
             where = f"`mini/clip` small, {seeds} suite seeds, {_settings(row['label'])}"
-            yield f"| {where} | {spread([100 * value for value in row['averages']], 1)} | – |"
+            yield Line(where, spread([100 * value for value in row["averages"]], 1))
 
 
-def _of_one_seed(method: str) -> Iterator[str]:
+def _of_one_seed(method: str) -> Iterator[Line]:
     measured = {row["label"] for row in read(SEEDS)["values"]["rows"]}
     for record in map(read, SINGLE):
         for row in record["values"]["rows"]:
             if _is_of(row["label"], method) and row["label"] not in measured:
                 measured.add(row["label"])
-                yield f"| `mini/clip` small, seed 0, {_settings(row['label'])} | {100 * row['average']:.1f} | – |"
+                yield Line(f"`mini/clip` small, seed 0, {_settings(row['label'])}", f"{100 * row['average']:.1f}")
 
 
-def _beside_the_printed(method: str) -> Iterator[str]:
+def _beside_the_printed(method: str) -> Iterator[Line]:
     experiment = load_experiment(STAND_IN)
     methods: dict[str, Any] = {row.label: row.method.get("name") for row in experiment.rows}
     record = read(f"answer-{STAND_IN}-mini")
     for row in record["values"]["rows"]:
         if methods.get(row["label"]) == method:
             where = f"[{STAND_IN}](../experiments/{STAND_IN}.md) on its offline stand-in, {row['label']}"
-            yield f"| {where} | {row['average']:.1f} | {row['printed']:.1f} |"
+            yield Line(where, f"{row['average']:.1f}", f"{row['printed']:.1f}")
 
 
 def note() -> str:

@@ -27,6 +27,18 @@ def escaped(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def typeset(text: str) -> str:
+    """Return text with indices and exponents (`x_t`, `Σ_{j ≤ k}`, `R^{n}`) as such; what is in backticks stays."""
+    parts = re.split(r"(`[^`]*`)", text)
+    for place in range(0, len(parts), 2):
+        part = re.sub(r"_\{([^}]*)\}", r"<sub>\1</sub>", parts[place])
+        part = re.sub(r"\^\{([^}]*)\}", r"<sup>\1</sup>", part)
+        parts[place] = re.sub(
+            r"(?<![A-Za-z_])([ΔA-Za-z∇]?[A-Za-zΣΔ∇τθπ])_([A-Za-zλθ]|uni|expert)(?![A-Za-z_])", r"\1<sub>\2</sub>", part
+        )
+    return "".join(parts)
+
+
 def page_of(name: str) -> str:
     return name if (ROOT / "docs" / "methods" / f"{name}.md").is_file() else "references"
 
@@ -52,7 +64,7 @@ def methods_table(prefix: str) -> str:
     for name in own_methods():
         entry = methods[name]
         link = f"[`{name}`]({prefix}{page_of(name)}.md)"
-        lines.append(f"| {link} | {entry.category} | {paper_link(entry.paper)} | {escaped(entry.summary)} |")
+        lines.append(f"| {link} | {entry.category} | {paper_link(entry.paper)} | {typeset(escaped(entry.summary))} |")
     return "\n".join(lines)
 
 
@@ -148,7 +160,7 @@ def command_line() -> str:
     group = typer.main.get_command(application)
     parts = []
     for name, command in sorted(group.commands.items()):  # type: ignore[attr-defined]
-        parts.append(f"## {name}\n\n{(command.help or '').strip()}\n\n| | |\n|---|---|")
+        parts.append(f"## {name}\n\n{(command.help or '').strip()}\n\n| argument | meaning |\n|---|---|")
         for parameter in command.params:
             if parameter.name == "help":
                 continue

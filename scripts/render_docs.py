@@ -38,7 +38,7 @@ def parameters_table(name: str) -> str:
         values = " \\| ".join(p.choices) or (f"{p.type} in {p.range}" if p.type in ("number", "integer") else p.type)
         each = "; one for all, or one an expert" if p.per_expert else ""
         default = "required" if p.required else f"`{json.dumps(p.default, ensure_ascii=False)}`"
-        lines.append(f"| `{p.name}` | {default} | {values}{each} | {p.doc.replace('|', chr(92) + '|')} |")
+        lines.append(f"| `{p.name}` | {default} | {values}{each} | {reference.typeset(reference.escaped(p.doc))} |")
     return "\n".join(lines)
 
 

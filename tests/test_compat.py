@@ -560,7 +560,7 @@ THINNED = {"weights": 0.5, "density": 0.25, "scale": 2.0}
     ],
 )  # fmt: skip
 def test_a_mergekit_method_reads_against_the_real_index(name: str, theirs: str, ours: dict[str, Any]) -> None:
-    text = f"merge_method: {name}\nbase_model: b\nmodels: [{{model: x}}]\nparameters: {{{theirs}}}\n"
+    text = f"merge_method: {name}\nbase_model: b\nmodels: [{{model: x}}, {{model: y}}]\nparameters: {{{theirs}}}\n"
     method = translated(text)["method"]
     assert method["name"] == METHODS[name].method
     assert {key: method[key] for key in ours} == ours

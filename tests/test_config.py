@@ -267,8 +267,8 @@ def test_an_inner_method_is_checked_and_completed_like_any_other() -> None:
     wrong = {"name": "wrap", "inner": {"name": "wrap", "inner": {"name": "toy", "densty": 1, "steps": 0}}, "gain": "x"}
     assert method_problems(wrong) == [
         "method.gain: expected a number, got 'x'",
-        "method.inner.inner.densty: not a parameter of toy; Did you mean density? "
-        "it has: density, scale, combine, steps, clamp, note, grid.",
+        "method.inner.inner.densty: not a parameter of toy. Did you mean density? "
+        "It has: density, scale, combine, steps, clamp, note, grid.",
         "method.inner.inner.steps: 0 is outside its range [1, inf).",
     ]
     assert method_problems("wrap")[0].startswith("method.inner: wrap needs a value for it.")
@@ -302,8 +302,8 @@ def test_every_problem_of_a_recipe_is_named_at_once() -> None:
         "tasks.severity: expected at most 5; got 9",
         "tasks.splt is not a key of tasks; did you mean split? "
         "It has: seen, unseen, split, corruption, severity, limit.",
-        "method.scael: not a parameter of toy; Did you mean scale? "
-        "it has: density, scale, combine, steps, clamp, note, grid.",
+        "method.scael: not a parameter of toy. Did you mean scale? "
+        "It has: density, scale, combine, steps, clamp, note, grid.",
         "method.density: 1.5 is outside its range (0, 1]. share kept.",
         "method.combine: expected one of mean, sum, max; got 'mode'",
         "seed: expected a whole number, got '1.5'",

@@ -158,6 +158,12 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
+def made_on(page: str) -> set[str]:
+    """The folders that the commands of a page make: `reproduce` takes them as it takes experiments."""
+    lines = [shlex.split(line, comments=True) for name, line in commands() if name == page]
+    return {words[words.index("--out") + 1] for words in lines if "--out" in words}
+
+
 @pytest.mark.parametrize(("page", "line"), commands())
 def test_every_command_that_is_shown_is_understood(
     page: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -179,7 +185,7 @@ def test_every_command_that_is_shown_is_understood(
         "evaluate": lambda: Recipe.load(None, ["method=pretrained", *overrides]),
         "finetune": lambda: FinetuneRequest.load(overrides),
         "fetch": lambda: Recipe.load(None, ["method=pretrained", *overrides]),
-        "reproduce": lambda: load_experiment(arguments[0]),
+        "reproduce": lambda: arguments[0] in made_on(page) or load_experiment(arguments[0]),
         "show": lambda: find(arguments[0]),
     }
     verbs = typer.main.get_command(application).commands  # type: ignore[attr-defined]

@@ -225,6 +225,17 @@ def test_a_killed_starter_goes_on_with_what_is_finished_and_does_not_look_again(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("several", [True, False])
+def test_a_finished_file_that_was_cut_since_is_made_again(several: bool, models: Path, here: list[Any]) -> None:
+    merge(recipe("method=ties"), models / "one")
+    killed_after(2, models / "parts", "method=ties")
+    file = max((models / "parts.partial").glob("model-*"))
+    file.write_bytes(file.read_bytes()[:-8])
+    merge(recipe("method=ties", *PROCESSES), models / "parts", in_parts=several)
+    assert content(models / "parts") == content(models / "one")
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_one_process_and_several_go_on_with_each_other(models: Path, here: list[Any]) -> None:
     merge(recipe("method=ties"), models / "one")
     killed_after(2, models / "first", "method=ties")

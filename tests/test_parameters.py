@@ -229,7 +229,7 @@ def test_every_problem_is_told_at_once_and_defaults_fill_the_rest():
     with pytest.raises(ConfigError) as error:
         check("toy", describe(method), {"densty": 0.5, "scale": "x", "kind": "max"})
     lines = str(error.value).splitlines()
-    assert lines[0].startswith("method.densty: not a parameter of toy; Did you mean density? it has: density, scale")
+    assert lines[0].startswith("method.densty: not a parameter of toy. Did you mean density? It has: density, scale")
     assert lines[1] == "method.scale: expected a number, got 'x'"
     assert lines[2] == "method.rate: toy needs a value for it. a rate."
     assert lines[3].startswith("method.kind: expected one of mean, sum")
@@ -240,7 +240,7 @@ def test_every_problem_is_told_at_once_and_defaults_fill_the_rest():
 
 
 def test_a_method_without_parameters_says_so():
-    with pytest.raises(ConfigError, match="it has none"):
+    with pytest.raises(ConfigError, match="It has none"):
         check("simple_average", (), {"scale": 1})
     assert check("simple_average", (), {}) == {}
 

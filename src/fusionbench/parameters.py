@@ -118,8 +118,8 @@ def check(owner: str, parameters: Sequence[Parameter], given: Mapping[str, JSON]
 def _unknown(owner: str, key: str, known: Mapping[str, Parameter]) -> str:
     close = difflib.get_close_matches(key, known, n=1)
     hint = f" Did you mean {close[0]}?" if close else ""
-    has = f"it has: {', '.join(known)}" if known else "it has none"
-    return f"method.{key}: not a parameter of {owner};{hint} {has}."
+    has = f"It has: {', '.join(known)}" if known else "It has none"
+    return f"method.{key}: not a parameter of {owner}.{hint} {has}."
 
 
 def read_value(parameter: Parameter, value: JSON) -> JSON:

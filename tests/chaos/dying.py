@@ -17,6 +17,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ EVENTS = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link",
 WRITING = os.O_WRONLY | os.O_RDWR
 OF_THE_MOMENT = frozenset({"run.json", "study.db"})
 """Of what a command leaves, the files that say when and where it was made; all else is the same each time."""
+WITH_TIMES = OF_THE_MOMENT | {"report.html", "average-against-time.png"}
+"""The same of commands that make runs and their report, which has the runs' times."""
 GROWING = frozenset({"curve.jsonl", "checkpoint.pt", "job.json", "study.db-journal", "study.db-wal", "study.db-shm"})
 """Files that say how far it is; whoever goes on with them knows that a line may be cut off."""
 CACHE = "cache/"
@@ -106,8 +109,8 @@ def _begin(last: int, command: Callable[[], object], arm: Arm) -> int:
             code = 0
         except SystemExit as ended:
             code = int(ended.code or 0)
-        except BaseException as error:
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(code)
     return child
@@ -144,20 +147,20 @@ def digests(folder: Path) -> dict[str, str]:
     }
 
 
-def lasting(folder: Path) -> dict[str, str]:
+def lasting(folder: Path, moment: frozenset[str] = OF_THE_MOMENT) -> dict[str, str]:
     """The digests of what is the same however often a command was broken."""
     return {
         name: digest
         for name, digest in digests(folder).items()
-        if Path(name).name not in OF_THE_MOMENT and not (name.startswith(CACHE) and name.endswith(UNFINISHED))
+        if Path(name).name not in moment and not (name.startswith(CACHE) and name.endswith(UNFINISHED))
     }
 
 
-def _results(folder: Path) -> dict[str, str]:
+def _results(folder: Path, moment: frozenset[str]) -> dict[str, str]:
     """The digests of what stands under final names."""
     return {
         name: digest
-        for name, digest in lasting(folder).items()
+        for name, digest in lasting(folder, moment).items()
         if Path(name).name not in GROWING and not any(part.endswith(UNFINISHED) for part in Path(name).parts)
     }
 
@@ -172,7 +175,12 @@ class Trial:
     """
 
     def __init__(
-        self, command: Command, folder: Path, arm: Arm = id, ended: Callable[[Path], object] | None = None
+        self,
+        command: Command,
+        folder: Path,
+        arm: Arm = id,
+        ended: Callable[[Path], object] | None = None,
+        moment: frozenset[str] = OF_THE_MOMENT,
     ) -> None:
         """Run the command once, unbroken.
 
@@ -181,14 +189,16 @@ class Trial:
             folder: of this trial.
             arm: see `Arm`.
             ended: what is the same however it was broken, where not every byte is.
+            moment: names of files that are never the same.
         """
         # Always the same folder: some files name others by their paths.
         self._place, self._arm, self._ended = folder / "place", arm, ended
+        self._moment = moment
         self.command = functools.partial(command, self._place)
         started = time.monotonic()
         assert run_until(0, self.command) == 0
         self.seconds = time.monotonic() - started
-        self.expected = lasting(self._place)
+        self.expected = lasting(self._place, moment)
         self._end = ended(self._place) if ended else None
         self._forget()
 
@@ -222,14 +232,14 @@ class Trial:
 
     def goes_on(self, when: str) -> None:
         """Hold what a dead command left against the unbroken one's, then let it go on and compare again."""
-        left = _results(self._place)
+        left = _results(self._place, self._moment)
         partial = {name for name, digest in left.items() if self.expected.get(name) != digest}
         assert self._ended or not partial, f"{when}: partial or foreign files: {sorted(partial)}"
         assert run_until(0, self.command) == 0, f"{when}: it does not go on"
         if self._ended:
             assert self._ended(self._place) == self._end, f"{when}: another end than the unbroken one's"
         else:
-            found, expected = lasting(self._place), self.expected
+            found, expected = lasting(self._place, self._moment), self.expected
             changed = {name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name)}
             assert not changed, f"{when}: other files than the unbroken one's: {sorted(changed)}"
         self._forget()

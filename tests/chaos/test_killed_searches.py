@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from dying import Line, Trial
+from dying import WITH_TIMES, Line, Trial
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 
@@ -15,7 +15,8 @@ def test_a_sweep_that_is_killed_at_any_touch_of_the_disk_ends_as_if_it_had_not_b
     line: Line, suite: Path, tmp_path: Path
 ) -> None:
     asked = ("method=task_arithmetic", "method.scale=0.1,0.3", "output.model=false", "runtime.threads=1")
-    assert Trial(line("run", f"suite={suite}", *asked, "-m", "--out", "OUT"), tmp_path).deaths(every=7) > 15
+    command = line("run", f"suite={suite}", *asked, "-m", "--out", "OUT")
+    assert Trial(command, tmp_path, moment=WITH_TIMES).deaths(every=7) > 15
 
 
 def statements(touched: Callable[[], None]) -> None:
@@ -52,7 +53,7 @@ def test_a_search_that_is_killed_at_any_touch_of_the_disk_goes_on_and_loses_one_
     pytest.importorskip("optuna")
     asked = ("method=task_arithmetic", "method.scale=interval(0,1)", "runtime.threads=1", "--trials", 3)
     trial = Trial(line("search", f"suite={suite}", *asked, "--out", "OUT"), tmp_path, statements, searched)
-    assert trial.deaths(every=13) > 10
+    assert trial.deaths(every=29) > 5
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from dying import Line, Trial, run_until
+from dying import OF_THE_MOMENT, WITH_TIMES, Line, Trial, run_until
 from test_killed_searches import searched
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")]
@@ -38,4 +38,5 @@ def test_a_command_that_is_killed_five_times_ends_as_if_it_had_not_been(
         if name != "merge" or not (place / "out").exists():
             plain(place)
 
-    Trial(command, tmp_path / "trial", ended=searched if name == "search" else None).kills()
+    moment = WITH_TIMES if name == "run -m" else OF_THE_MOMENT
+    Trial(command, tmp_path / "trial", ended=searched if name == "search" else None, moment=moment).kills()

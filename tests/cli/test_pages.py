@@ -63,6 +63,32 @@ def test_show_prints_the_essence_of_the_page(cli):
     assert "Worked example" not in out
 
 
+def test_defaults_are_shown_as_they_are_typed_and_only_numbers_have_a_range(cli):
+    surgery = cli("show", "surgery").out.splitlines()
+    lines = {line.split()[0]: line.split()[1:] for line in surgery if line and not line.startswith(" ")}
+    assert lines["inner"][:3] == ['{"name":', '"task_arithmetic"}', "method"]
+    assert lines["normalise"][:2] == ["false", "boolean"]
+    assert lines["adapters"][:3] == ["null", "string", "an"]
+    assert lines["batch"][:4] == ["16", "integer", "[1,", "inf)"]
+
+
+def test_a_suite_is_shown_with_what_it_sets_and_its_page_and_a_family_with_what_it_serves(cli):
+    shown = cli("show", "mini/clip").out
+    assert "smile:      method.gate_k=4 method.k=16" in shown
+    assert shown.rstrip().endswith("docs/suites-mini-clip.md")
+    assert cli("show", "mini/t5_lora").out.rstrip().endswith("docs/suites-mini-t5.md")
+    assert cli("show", "t5-base/ties7").out.rstrip().endswith("docs/suites-papers.md")
+    family = cli("show", "clip").out
+    assert "  serves   clip\n" in family
+    assert "  fuses    vision_model.\n" in family
+    assert "  fuses    everything\n" in cli("show", "t5").out
+
+
+def test_a_list_of_methods_says_category_as_show_does(cli):
+    assert cli("list", "methods").out.splitlines()[0].split() == ["name", "category", "paper", "summary"]
+    assert cli("list", "families").out.splitlines()[0].split() == ["name", "kind", "paper", "summary"]
+
+
 def test_a_family_and_a_task_are_shown_without_a_page(cli):
     assert "The whole page" not in cli("show", "clip").out
 
@@ -84,3 +110,9 @@ def test_links_and_marks_are_left_out_of_the_essence(tmp_path):
     page = tmp_path / "it.md"
     page.write_text("# it\n\nA [link](x.md) and `code`.\n\n**Formula.** a\nb.\n\n**Laws.** none.\n\n**Fails** never.\n")
     assert pages.essence(page) == ["A link and code.", "Formula. a b.", "Fails never."]
+
+
+def test_indices_are_written_with_a_line_below_in_the_terminal(tmp_path):
+    page = tmp_path / "it.md"
+    page.write_text("# it\n\nΣ<sub>i in top-k</sub> s<sub>tj</sub> of R<sup>n</sup>.\n")
+    assert pages.essence(page) == ["Σ_{i in top-k} s_tj of R^{n}."]

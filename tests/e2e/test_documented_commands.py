@@ -29,8 +29,8 @@ ELSEWHERE = {
     "fusionbench quickstart": "the usual size, see tests/e2e/test_main_job.py",
     "fusionbench reproduce": "tests/e2e/test_every_experiment.py",
     "init=runs/": "tests/e2e/test_walk_through.py",
-    "analyze coefficients runs/mini-clip": "names of runs, see tests/e2e/test_analyses.py",
-    "analyze routing runs/mini-clip": "names of runs, see tests/e2e/test_analyses.py",
+    "analyze coefficients runs/mini/clip": "names of runs, see tests/e2e/test_analyses.py",
+    "analyze routing runs/mini/clip": "names of runs, see tests/e2e/test_analyses.py",
 }
 STEPPED = ("adamerging", "concrete_task_arithmetic", "surgery", "wemoe")
 SHORTER = (

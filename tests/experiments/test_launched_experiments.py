@@ -14,6 +14,7 @@ from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.experiments.model import Experiment
 from fusionbench.experiments.rendering import as_csv
 from fusionbench.experiments.reproduce import reproduce
+from fusionbench.records import Remote
 from fusionbench.sweep import local
 from launched_here import jobs_here
 from noise_suite import make_suite
@@ -66,6 +67,24 @@ def test_a_table_is_what_it_is_without_a_launcher(make: Make, tmp_path: Path, mo
     places = {path.relative_to(tmp_path / "here") for path in (tmp_path / "here").glob("**/report.json")}
     assert {path.relative_to(tmp_path / "there") for path in (tmp_path / "there").glob("**/report.json")} == places
     assert len(places) == 8
+
+
+def test_a_table_under_an_address_is_that_of_a_folder(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = make(rows=ROWS[:2])
+    expected = reproduce(experiment, tmp_path / "here")
+    given = jobs_here(monkeypatch)
+    place = Remote.at(f"file://{tmp_path}/there")
+    found = [reproduce(experiment, place, runtime=how) for how in (PROCESSES, None)]
+    assert given == [2, 2]
+    assert [answer.lines for answer in found] == [expected.lines] * 2
+    there, here = (
+        {path.relative_to(tmp_path / top): path.read_bytes() for path in (tmp_path / top).glob("**/report.json")}
+        for top in ("there", "here")
+    )
+    assert there == here
+    assert len(there) == 4
 
 
 def test_a_selection_whose_run_fails_is_a_row_without_numbers(

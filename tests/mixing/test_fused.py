@@ -145,6 +145,11 @@ def test_a_folder_that_exists_is_not_written_over(base: Source, expert: Weights,
         FusedModule(load_module(Clip(), base), Clip()).save(tmp_path)
 
 
+def test_a_folder_may_be_given_as_text(base: Source, expert: Weights, tmp_path: Path) -> None:
+    FusedWeights(expert, Clip(), base).save(f"{tmp_path}/saved")
+    assert (tmp_path / "saved" / "model.safetensors").is_file()
+
+
 def test_weights_that_do_not_fit_are_refused_before_anything_is_loaded(base: Source) -> None:
     wrong = {f"{TOWER}adapter": torch.ones(2), f"{TOWER}post_layernorm.bias": torch.ones(3)}
     with pytest.raises(IncompatibleModels) as error:

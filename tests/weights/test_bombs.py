@@ -120,7 +120,7 @@ DOCUMENTS = {
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_document_of_gigabytes_is_refused_unread(name: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(raw_safetensors({"a": entry("F32", [1], 0, 4)}, bytes(4)))
-    assert "bytes" in refused(DOCUMENTS[name], sparse(tmp_path / name, HUGE))
+    assert "8,000,000,000 bytes" in refused(DOCUMENTS[name], sparse(tmp_path / name, HUGE))
 
 
 def zipped(path: Path, parts: dict[str, bytes], kind: int) -> Path:
@@ -158,6 +158,18 @@ def test_a_part_that_is_said_to_be_larger_than_the_file_is_refused(tmp_path: Pat
     content[place + 20 : place + 28] = struct.pack("<II", 4_000_000_000, 4_000_000_000)
     path.write_bytes(content)
     refused(open_source, path)
+
+
+def test_parts_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    """As in the zip bombs that need no compression: a thousand names of one part."""
+    path = zipped(tmp_path / "pytorch_model.bin", {"data.pkl": bytes(1_000_000)}, zipfile.ZIP_STORED)
+    content = path.read_bytes()
+    table, end = content.index(b"PK\x01\x02"), content.index(b"PK\x05\x06")
+    more = content[table:end] * 1000
+    ending = bytearray(content[end:])
+    ending[8:20] = struct.pack("<HHII", 1000, 1000, len(more), table)
+    path.write_bytes(content[:table] + more + ending)
+    assert "its parts are said to have 1,000,000,000 bytes" in refused(open_source, path)
 
 
 @pytest.mark.parametrize(("legacy", "why"), [(False, "a has 1,000,000,000 entries"), (True, "mmap")])

@@ -64,8 +64,17 @@ def test_a_folder_wins_over_a_hub_id_of_the_same_spelling(cache, tmp_path):
 def test_a_path_that_is_not_there_is_answered_by_what_lies_beside_it(tmp_path):
     (tmp_path / "digits").mkdir()
     (tmp_path / "letters").mkdir()
-    with pytest.raises(CheckpointError, match=r"digits, letters"):
+    with pytest.raises(CheckpointError, match=r"holds: digits, letters\.$"):
+        resolve(tmp_path / "sonnets")
+    with pytest.raises(CheckpointError, match=r"Did you mean .*digits\?$"):
         resolve(tmp_path / "digit")
+
+
+def test_the_folder_that_commands_are_given_in_is_named_in_words(tmp_path, monkeypatch):
+    (tmp_path / "digits").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"at \./sonnets\. The current folder holds: digits\.$"):
+        resolve("./sonnets")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from fusionbench.errors import OutputError
-from fusionbench.weights.partial import MARK, Partial, whole_folder
+from fusionbench.weights.partial import MARK, Partial, whole_folder, written_to
 from fusionbench.weights.writer import CheckpointWriter
 
 
@@ -171,3 +171,28 @@ def test_a_folder_that_another_writer_makes_meanwhile_stays(tmp_path: Path, monk
         with pytest.raises(OutputError, match="cannot be written"), writer:
             pass
     assert names(tmp_path) == ["out.partial", "out.partial/theirs", "two.partial", "two.partial/theirs"]
+
+
+@pytest.mark.parametrize("place", ["a", "a/b", "a/b/c", "a/b/c/d", "a/b/x"])
+def test_a_refusal_above_beside_or_in_a_folder_is_the_folder_s(tmp_path: Path, place: str) -> None:
+    with pytest.raises(OutputError, match=r"a/b/c cannot be written: Read-only"), written_to(tmp_path / "a/b/c"):
+        raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / place))
+
+
+def test_a_refusal_elsewhere_is_an_input_s(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Permission denied"), written_to(tmp_path / "a/b/c"):
+        raise OSError(errno.EACCES, "Permission denied", str(tmp_path / "models"))
+
+
+def test_what_stands_beside_finished_tensors_may_be_cut_off_and_is_made_anew(tmp_path: Path) -> None:
+    killed = Partial(tmp_path / "out")
+    killed.begin("the same")
+    with (killed.path / MARK).open("a") as journal:
+        journal.write('{"finished": ["a"]}\n')
+    for name in ("model.safetensors", "README.md", "config.json"):
+        (killed.path / name).write_text("cut of")
+    killed.keep()
+    again = Partial(tmp_path / "out")
+    assert again.begin("the same") == {"a"}
+    assert names(again.path) == [MARK, "model.safetensors"]
+    again.discard()

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusionbench.cli.console import progress, say, say_json
+from fusionbench.cli.console import local_folder, progress, say, say_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,7 +42,7 @@ def add_to(application: typer.Typer) -> None:
     """Add this group's verbs."""
     application.command(epilog="Example: fusionbench analyze cosine suite=mini/clip --out runs/cosine")(analyze)
     application.command(
-        epilog="Example: fusionbench compare runs/mini-clip/ties-1a2b3c4d runs/mini-clip/dare-5e6f7a8b"
+        epilog="Example: fusionbench compare runs/mini/clip/ties-1a2b3c4d runs/mini/clip/dare-5e6f7a8b"
     )(compare)
 
 
@@ -62,7 +62,9 @@ def analyze(
             "folder of a run."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of tables, figures and runs.")] = Path("runs/analysis"),
+    out: Annotated[Path, typer.Option(parser=local_folder, help="Folder of tables, figures and runs.")] = Path(
+        "runs/analysis"
+    ),
     rank: Annotated[int, typer.Option(help="overlap: directions of each expert.")] = 8,
     between: Annotated[str, typer.Option(help="connectivity, landscape: two experts, with a comma.")] = "",
     points: Annotated[int, typer.Option(help="connectivity: points of the line.")] = 11,
@@ -72,7 +74,7 @@ def analyze(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Analyse the models of a suite or a recipe, or a run; write each matrix as CSV, PNG and PDF."""
+    """Analyse the models of a suite or a recipe, or a run. Each matrix is written as CSV, PNG and PDF."""
     from fusionbench.compat import load_recipe
 
     with progress() as advance:
@@ -117,7 +119,7 @@ def _learned(what: Analysis, folders: list[str], examples: int, advance: "Progre
 
     if len(folders) != 1 or "=" in folders[0]:
         raise ConfigError(
-            f"{what.value} is of one finished run: fusionbench analyze {what.value} runs/mini-clip/wemoe-1a2b3c4d."
+            f"{what.value} is of one finished run: fusionbench analyze {what.value} runs/mini/clip/wemoe-1a2b3c4d."
         )
     if what is Analysis.coefficients:
         return coefficients(Path(folders[0]))
@@ -165,7 +167,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
     as_json: Json = False,
 ) -> None:
-    """Compare two runs example by example: differences with 95 % intervals by paired bootstrap."""
+    """Compare two runs example by example. Differences with 95 % intervals by paired bootstrap."""
     from dataclasses import asdict
 
     from rich.table import Table

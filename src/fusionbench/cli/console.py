@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from fusionbench.merge import Progress
@@ -37,6 +38,19 @@ def complain(text: str) -> None:
     """Print an error to standard error."""
     mark = "\033[1;31merror:\033[0m" if sys.stderr.isatty() else "error:"
     sys.stderr.write(f"{mark} {text}\n")
+
+
+def local_folder(text: str | Path) -> Path:
+    """Return an option's folder.
+
+    Raises:
+        BadParameter: where it is an address, which would become a folder of that name.
+    """
+    import typer
+
+    if "://" in str(text):
+        raise typer.BadParameter(f"{text} is an address, and this verb writes to folders only. Name a folder.")
+    return Path(text)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ def convert(
         list[str] | None, typer.Argument(help="key=value, ours or fusion-bench's; laid over the recipe.")
     ] = None,
 ) -> None:
-    """Print a recipe of mergekit, or a command line of fusion-bench, as a recipe of ours."""
+    """Print mergekit's recipe or fusion-bench's command as ours."""
     import sys
 
     from fusionbench.compat import load_stages, to_yaml

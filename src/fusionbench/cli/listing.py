@@ -1,12 +1,13 @@
 """`list`, `show` and `schema`: what there is to choose from. No torch here."""
 
+import json
 from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
 
 from fusionbench.cli.console import say, say_json
-from fusionbench.cli.pages import essence, page_of
+from fusionbench.cli.pages import essence, page_of, page_of_suite
 from fusionbench.registry import Entry, Registry, experiments, families, methods, suites, tasks
 
 KINDS: dict[str, Registry] = {
@@ -55,7 +56,8 @@ def list_registered(kind: Annotated[Kind, typer.Argument(help="What to list.")],
         return
     from rich.table import Table
 
-    table = Table("name", "kind", "paper", "summary", box=None, pad_edge=False, header_style="bold")
+    which = "category" if kind is Kind.methods else "kind"
+    table = Table("name", which, "paper", "summary", box=None, pad_edge=False, header_style="bold")
     for entry in entries:
         table.add_row(entry.name, entry.category or entry.kind, entry.paper.removeprefix("arXiv:"), entry.summary)
     say(table)
@@ -78,21 +80,23 @@ def show(
         "needs": ", ".join(entry.needs),
         "compat": ", ".join(entry.compat or {}),
         "laws": ", ".join(entry.laws),
+        **_own_facts(entry),
     }
-    say("\n".join(f"  {key:9}{value}" for key, value in facts.items() if value))
-    page = page_of(entry.name) if entry.category else None
-    if page:
+    shown = {key: value for key, value in facts.items() if value}
+    width = max(8, *map(len, shown))
+    say("\n".join(f"  {key:{width}} {value}" for key, value in shown.items()))
+    page = page_of(entry.name) if entry.category else page_of_suite(entry.name) if entry.kind == "suite" else None
+    if page and entry.category:
         say("\n".join(["", *(f"{part}\n" for part in essence(page))]))
     if entry.parameters:
         from rich.table import Table
 
         table = Table("parameter", "default", "values", "meaning", box=None, pad_edge=False, header_style="bold")
         for p in entry.parameters:
-            values = (
-                " | ".join(p.choices) or f"{p.type} {p.range}" if p.type in ("number", "integer", "string") else p.type
-            )
+            span = f" {p.range}" if p.type in ("number", "integer") else ""
+            values = " | ".join(p.choices) or f"{p.type}{span}"
             each = ", one an expert" if p.per_expert else ""
-            table.add_row(p.name, "required" if p.required else str(p.default), values + each, p.doc)
+            table.add_row(p.name, "required" if p.required else _as_typed(p.default), values + each, p.doc)
         say(table)
     if page:
         say(f"\nThe whole page: {page}")
@@ -100,6 +104,22 @@ def show(
         from fusionbench.cli.reproducing import show_experiment
 
         show_experiment(entry.name)
+
+
+def _own_facts(entry: Entry) -> dict[str, str]:
+    """Return what a family serves and fuses, and what a suite sets for methods that are run on it."""
+    data: dict[str, Any] = dict(entry.data or {})
+    facts: dict[str, str] = {}
+    if entry.kind == "family":
+        facts = {"serves": ", ".join(data.get("model_types", ())), "fuses": data.get("tower") or "everything"}
+    for name, values in data.get("method_defaults", {}).items():
+        facts[f"{name}:"] = " ".join(f"method.{key}={value}" for key, value in values.items())
+    return facts
+
+
+def _as_typed(value: object) -> str:
+    """Return a value as a user writes it on the command line: `true`, not `True`."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _file_of(entry: Entry) -> dict[str, Any]:

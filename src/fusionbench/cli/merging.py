@@ -114,7 +114,7 @@ def plan(
     out: Annotated[Path, typer.Option(help="Where the merged model would go.")] = Path("merged"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a merge would take in time, memory and disk; from headers, also of the hub's, and a short rehearsal."""
+    """Say what a merge would take in time, memory and disk. From headers, also the hub's, and a short rehearsal."""
     from dataclasses import asdict
 
     from fusionbench.compat import load_stages
@@ -161,7 +161,7 @@ def inspect(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what models are, whether they fit together, and what a merge would cost; exit code 2 where they do not."""
+    """Say what models are and whether they fit together. And what a merge would cost; exit code 2 where not."""
     from dataclasses import asdict
 
     from fusionbench.merge import tower_of

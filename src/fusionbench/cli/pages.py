@@ -15,6 +15,15 @@ def page_of(name: str) -> Path | None:
     return page if page.is_file() else None
 
 
+def page_of_suite(name: str) -> Path | None:
+    """Return the page that tells of a suite: its own, that of the suite whose name begins its own, or the papers'."""
+    folder = FOLDER.parent
+    stem = f"suites-{name.replace('/', '-')}"
+    offline = (page for page in sorted(folder.glob("suites-mini-*.md"), reverse=True) if stem.startswith(page.stem))
+    page = next(offline, None) if name.startswith("mini/") else folder / "suites-papers.md"
+    return page if page is not None and page.is_file() else None
+
+
 def essence(page: Path) -> list[str]:
     """Return the paragraphs of a page that say what the method is, what it needs and how it fails, as plain text."""
     first, *rest = re.split(r"\n\s*\n", page.read_text(encoding="utf-8").partition("\n")[2].strip())
@@ -30,4 +39,7 @@ def where_to_read(name: str) -> str:
 
 def _plain(paragraph: str) -> str:
     text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", " ".join(paragraph.split()))
+    text = re.sub(r"<sub>(\w+)</sub>", r"_\1", text)
+    text = re.sub(r"<sub>(.*?)</sub>", r"_{\1}", text)
+    text = re.sub(r"<sup>(.*?)</sup>", r"^{\1}", text)
     return text.replace("**", "").replace("`", "")

@@ -38,7 +38,7 @@ def report(
         typer.Option("--leaderboard", help="Rank methods by suite, over seeds; writes leaderboard.md, .csv, .html."),
     ] = False,
 ) -> None:
-    """Write finished runs as tables, figures and one self-contained page."""
+    """Write runs as tables, figures and one self-contained page."""
     from fusionbench.records import find_runs, input_place, local_of, output_place, publish_files
     from fusionbench.report import as_rich, tables_of
     from fusionbench.report import report as write

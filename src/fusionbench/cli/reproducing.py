@@ -49,7 +49,7 @@ def reproduce(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the values as JSON.")] = False,
 ) -> None:
-    """Run an experiment of the papers and set its values beside the printed ones."""
+    """Run a paper's experiment, its values beside the printed ones."""
     if Path(name).is_dir():
         from fusionbench.cli.trusting import remake
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fusionbench.cli.console import complain, note, progress, say, say_json
+from fusionbench.cli.console import complain, local_folder, note, progress, say, say_json
 
 if TYPE_CHECKING:
     from fusionbench.records import Remote
@@ -36,7 +36,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the recipes, run nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Fuse the models of a suite or a recipe, evaluate the result, and keep the report."""
+    """Fuse the models of a suite or a recipe and evaluate. The report is kept."""
     from fusionbench.compat import load_recipe
     from fusionbench.overrides import sweep
 
@@ -72,7 +72,7 @@ def quickstart(
     out: Annotated[str, typer.Option(help="Folder of the runs and the page.")] = "runs/quickstart",
     force: Force = False,
 ) -> None:
-    """Fuse and evaluate eight small CLIP models by three methods, offline, and write a page of the results."""
+    """Fuse and evaluate eight small CLIP models by three methods. Offline; it writes a table and a page."""
     from fusionbench.config import Recipe
     from fusionbench.records import output_place
 
@@ -116,9 +116,14 @@ def _run_many(recipes: list[Any], out: "Path | Remote", *, force: bool, as_json:
 
 def evaluate(
     model: Annotated[str, typer.Argument(help="A folder, a file or a hub id.")],
-    overrides: Overrides = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, such as suite=mini/clip tasks.limit=100")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder that keeps report and rows; with a launcher runs/evaluated/<8 hex>.")
+        Path | None,
+        typer.Option(
+            parser=local_folder, help="Folder that keeps report and rows; with a launcher runs/evaluated/<8 hex>."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

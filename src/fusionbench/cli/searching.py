@@ -43,7 +43,7 @@ def search(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Search a method's parameters on the validation split with Optuna; score the best on the test split once."""
+    """Search a method's parameters on the validation split. Optuna draws them; the best is scored once on test."""
     import json
 
     from fusionbench.errors import ConfigError

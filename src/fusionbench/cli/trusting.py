@@ -19,7 +19,7 @@ def add_to(application: typer.Typer) -> None:
 def verify(
     folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False
 ) -> None:
-    """Hold a merged folder's files against its fusion.lock.json; exit code 2 where one has changed."""
+    """Hold a merged folder's files against its fusion.lock.json. Exit code 2 where one has changed."""
     from dataclasses import asdict
 
     from fusionbench.provenance import verify as check
@@ -40,7 +40,7 @@ def verify(
 
 
 def remake(folder: Folder) -> None:
-    """Make a merged folder or a run once more from its recipe and compare; exit code 2 where something differs."""
+    """Make a merged folder or a run once more and compare. From its recipe; exit code 2 where something differs."""
     from fusionbench.provenance import is_merged
     from fusionbench.provenance import remake as make_again
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fusionbench.cli.console import progress, say
+from fusionbench.cli.console import local_folder, progress, say
 
 if TYPE_CHECKING:
     from fusionbench.suites.registration import Progress
@@ -23,10 +23,10 @@ def add_to(application: typer.Typer) -> None:
 
 def finetune(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as suite=mini/clip mtl=true")] = None,
-    out: Annotated[Path, typer.Option(help="Takes a folder for each model.")] = Path("experts"),
+    out: Annotated[Path, typer.Option(parser=local_folder, help="Takes a folder for each model.")] = Path("experts"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the settings, train nothing.")] = False,
 ) -> None:
-    """Fine-tune a suite's base, or with init=RUN a fused model: one expert a task, or with mtl=true one on all."""
+    """Fine-tune a suite's base, one expert a task. With init=RUN a fused model; with mtl=true one expert on all."""
     from fusionbench.suites.request import FinetuneRequest
 
     request = FinetuneRequest.load(overrides or [])

@@ -96,10 +96,10 @@ def _normalised(layer: BatchNorm, processes: Processes, inputs: Tensor) -> Tenso
         return type(layer).forward(layer, inputs)
     dimensions, shape = [0, *range(2, inputs.dim())], [1, -1, *[1] * (inputs.dim() - 2)]
     own = inputs.new_tensor([inputs.numel() // inputs.shape[1]])
-    summed: Tensor = _Summed.apply(torch.cat([inputs.sum(dimensions), own]), processes)
+    summed: Tensor = _Summed.apply(torch.cat([inputs.sum(dimensions), own]), processes)  # type: ignore[no-untyped-call]
     count, mean = summed[-1].detach(), summed[:-1] / summed[-1].detach()
     centred = inputs - mean.view(shape)
-    spread: Tensor = _Summed.apply(centred.square().sum(dimensions), processes)
+    spread: Tensor = _Summed.apply(centred.square().sum(dimensions), processes)  # type: ignore[no-untyped-call]
     _remember(layer, mean.detach(), spread.detach() / (count - 1).clamp(min=1))
     found = centred * (spread / count + layer.eps).rsqrt().view(shape)
     return found if layer.weight is None else found * layer.weight.view(shape) + layer.bias.view(shape)

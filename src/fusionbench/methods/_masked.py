@@ -116,7 +116,7 @@ class MaskedModels:
         """
         FusedWeights(self.weights(expert), self._family, self._base).save(folder)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write what stands beside the base: τ, packed masks and statistics in one file; factors in `per_task.json`.
 
         Raises:
@@ -135,7 +135,7 @@ class MaskedModels:
         def finish(place: Path) -> None:
             (place / ABOUT).write_text(json.dumps(about, indent=1) + "\n")
 
-        with CheckpointWriter(folder, specs, metadata={}, shard_bytes=2**62, finish=finish) as writer:
+        with CheckpointWriter(Path(folder), specs, metadata={}, shard_bytes=2**62, finish=finish) as writer:
             for name, tensor in tensors.items():
                 writer.write(name, as_bytes(tensor))
 

@@ -72,14 +72,14 @@ class OperatedModel:
         changed = with_features(task, lambda z: operate(normalize(z, dim=-1) if self._normalise else z, down, up))
         return predictor(changed, self._family, self.backbone.module, self._device)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the weights as `folder/backbone`, and the adapters with their settings as `folder/adapters`.
 
         Raises:
             OutputError: where the folder exists or cannot be written.
         """
         tensors = named(self.adapters)
-        with whole_folder(folder) as made:
+        with whole_folder(Path(folder)) as made:
             self.backbone.save(made / "backbone")
             with CheckpointWriter(made / ARTEFACT, list(specs_of(tensors).values()), metadata={}) as writer:
                 for name, tensor in tensors.items():

@@ -42,7 +42,12 @@ def prepare_ties(
     for site, base, experts in read():
         deltas = _trimmed(base, experts, density, trim, keep, site, found)
         total += float(elect(deltas, per_expert(at[site.name]["weights"], len(experts)), elect_on).sign().sum())
-    return Prepared(cuts, float(np.sign(total)))
+    return Prepared(cuts, _majority(total))
+
+
+def _majority(total: float) -> float:
+    """Return the sign of the sum of all elected signs; minus where it is 0, as the authors' comparison has it."""
+    return -1.0 if total <= 0 else 1.0
 
 
 def _draws(chunks: Chunks) -> Chunks:
@@ -93,7 +98,8 @@ def ties(
         trim: keep the largest magnitudes, or as many places at random (without rescaling).
         keep: exactly ⌊density·size⌋ entries, ties by name and index; `official` keeps one more and its ties;
             `at_least_one` never empties a tensor.
-        zero_sign: what an exact tie elects: nothing, the sign that most entries elect (official), or plus (mergekit).
+        zero_sign: what an exact tie elects: nothing, the sign that most entries elect, minus where as many elect each
+            (official), or plus (mergekit).
         site: which tensor and chunk this is; given by the engine.
         prepared: the cuts of the whole model; without them the tensor at hand is trimmed by itself.
 
@@ -104,7 +110,7 @@ def ties(
     factors = per_expert(weights, len(experts))
     elected = elect(deltas, factors, elect_on)
     if zero_sign == "majority":
-        majority = prepared.majority if prepared is not None else float(elected.sign().sum().sign())
+        majority = prepared.majority if prepared is not None else _majority(float(elected.sign().sum()))
         elected = torch.where(elected == 0, majority, elected)
     elif zero_sign == "positive":
         elected = torch.where(elected == 0, 1.0, elected)

@@ -47,9 +47,9 @@ class PlainWeights:
         kind = self._reference.config.get("model_type", "of unknown type")
         raise ConfigError(f"{task.name} cannot be predicted: no family serves a model that is {kind}.")
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write a folder of safetensors, with the configuration and tokenizer of the base where it has them."""
-        save_weights(folder, self.specs, lambda name: as_bytes(self.weights[name]), self._reference)
+        save_weights(Path(folder), self.specs, lambda name: as_bytes(self.weights[name]), self._reference)
 
 
 def family_of(pool: Pool) -> Family:

@@ -119,13 +119,13 @@ class Ensemble:
         assert predictor is not None
         return predictor
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write each member into `folder/members/<name>`, and `ensemble.json`, which says how they are combined.
 
         Raises:
             OutputError: where the folder exists.
         """
-        with whole_folder(folder) as made:
+        with whole_folder(Path(folder)) as made:
             for member in self.members:
                 member.weights.save(made / "members" / member.name)
             about = {"members": [member.name for member in self.members], **self._about}

@@ -36,7 +36,7 @@ class Fused(Protocol):
         """
         ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write a folder that appears whole or not at all.
 
         Raises:
@@ -137,14 +137,14 @@ class FusedWeights:
         """Return the task's head over the module, which all tasks share."""
         return predictor(task, self._family, self.module, self._device)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write a folder that plain transformers loads: weights, configuration, tokenizer and processor of the base."""
 
         def content(name: str) -> memoryview:
             own = self._given.get(name)
             return self._base.read(name) if own is None else as_bytes(self.weights[own])
 
-        save_weights(folder, self.specs, content, self._base)
+        save_weights(Path(folder), self.specs, content, self._base)
 
 
 class PerTask:
@@ -202,9 +202,9 @@ class PerTask:
             )
         return self._model(self._shared).for_task(task)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write one model a task into `folder/tasks/<task>`, and the shared one into `folder/shared`."""
-        with whole_folder(folder) as made:
+        with whole_folder(Path(folder)) as made:
             for name, weights in self._weights.items():
                 self._model(weights).save(made / "tasks" / name)
             if self._shared is not None:
@@ -256,7 +256,7 @@ class FusedModule:
         """Return the task's head over the module."""
         return predictor(task, self._family, self.module, self._device)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write the module as Hugging Face does.
 
         Raises:
@@ -265,7 +265,7 @@ class FusedModule:
         write = getattr(self.module, "save_pretrained", None)
         if write is None:
             raise OutputError(f"A {type(self.module).__name__} is no model that Hugging Face can save and load.")
-        with whole_folder(folder) as made:
+        with whole_folder(Path(folder)) as made:
             write(made)
             if self._base is not None:
                 copy_companions(self._base, made)

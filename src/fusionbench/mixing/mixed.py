@@ -143,7 +143,7 @@ class MixedModel:
 
         return masked
 
-    def save(self, folder: Path, *, beside: Callable[[Path], None] | None = None) -> None:
+    def save(self, folder: Path | str, *, beside: Callable[[Path], None] | None = None) -> None:
         """Write a folder of configuration, `fusion_config.json` and safetensors, which `open_mixed` reads.
 
         Args:
@@ -162,7 +162,7 @@ class MixedModel:
             if beside is not None:
                 beside(made)
 
-        with ShardWriter(folder, metadata={}, finish=finish) as writer:
+        with ShardWriter(Path(folder), metadata={}, finish=finish) as writer:
             for name, spec in self.specs.items():
                 # A module in training is wider than what is stored.
                 writer.add(name, state[own[name]].to(TORCH[spec.dtype]) if name in own else self._weights[name])

@@ -45,7 +45,7 @@ class Variants:
         """Return the first model's predictor; the runner asks each model for its own."""
         return next(iter(self.models.values())).for_task(task)
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: Path | str) -> None:
         """Write each model into `folder/<label>`, or what they are all made of into `folder`.
 
         Raises:
@@ -54,6 +54,6 @@ class Variants:
         if self._source is not None:
             self._source.save(folder)
             return
-        with whole_folder(folder) as made:
+        with whole_folder(Path(folder)) as made:
             for label, model in self.models.items():
                 model.save(made / label)

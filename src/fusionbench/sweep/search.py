@@ -17,7 +17,7 @@ from fusionbench.run import RunResult
 from fusionbench.suites.load import load_suite
 from fusionbench.sweep.launch import run_all
 from fusionbench.sweep.space import Dimension, split
-from fusionbench.sweep.study import Sampler, Trial, best_of, load_optuna, open_study, sampler_of, trials_of
+from fusionbench.sweep.study import Sampler, Trial, best_of, kept_in, load_optuna, open_study, sampler_of, trials_of
 from fusionbench.sweep.trials import Plan, try_all
 
 SELECTION = "validation"
@@ -93,10 +93,10 @@ def search(
         at_once=_at_once(template.runtime),
     )
     sampler_of(optuna, sampler, 0)
-    out.mkdir(parents=True, exist_ok=True)
-    study = open_study(optuna, out, asked, len(objectives))
-    try_all(optuna, study, plan, progress)
-    tried, best = trials_of(study), best_of(study)
+    with kept_in(out):
+        study = open_study(optuna, out, asked, len(objectives))
+        try_all(optuna, study, plan, progress)
+        tried, best = trials_of(study), best_of(study)
     _remove_beaten(out / BEST, best)
     recipes = {number: _recipe(file, [*fixed, *tried[number].overrides]) for number in best}
     found = Found(tried, best, tuple(_final(recipes, out / BEST, progress)))

@@ -1,18 +1,21 @@
 """The study of a search: Optuna's, in a file, so that the same call goes on; imported when it is asked for."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from fusionbench.errors import ConfigError, MissingExtra
+from fusionbench.errors import ConfigError, MissingExtra, OutputError
 from fusionbench.registry import suggestion
 from fusionbench.sweep.space import Dimension
+from fusionbench.weights.partial import written_to
 
 if TYPE_CHECKING:
     import optuna
 
 Sampler = Literal["tpe", "cmaes", "nsga2", "random"]
+STUDY = "study.db"
 DRAWN, REASONS, ASKED = "overrides", "reasons", "asked"
 
 
@@ -40,6 +43,28 @@ def load_optuna() -> Any:
     return optuna
 
 
+@contextmanager
+def kept_in(out: Path) -> Iterator[None]:
+    """Make the folder of a study, and turn what its file refuses into an error that names it.
+
+    Raises:
+        OutputError: where the disk is full or cannot be written, or the file is damaged.
+    """
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DatabaseError
+
+    with written_to(out):
+        out.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except (DatabaseError, StorageInternalError) as error:
+        cause = error if isinstance(error, DatabaseError) else error.__cause__
+        why = getattr(cause, "orig", None) or error
+        raise OutputError(
+            f"{out / STUDY} cannot be read or written: {why}. Free some space, or choose another --out."
+        ) from None
+
+
 def open_study(optuna: Any, out: Path, asked: Mapping[str, Any], objectives: int) -> "optuna.Study":
     """Open or make the study in `out`, each objective of which is to be large.
 
@@ -47,7 +72,7 @@ def open_study(optuna: Any, out: Path, asked: Mapping[str, Any], objectives: int
         ConfigError: where it is of another search.
     """
     study = optuna.create_study(
-        storage=f"sqlite:///{(out / 'study.db').resolve()}",
+        storage=f"sqlite:///{(out / STUDY).resolve()}",
         study_name="search",
         directions=["maximize"] * objectives,
         load_if_exists=True,

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.training.schedule import Steps
+from fusionbench.weights.partial import settle, written_to
 
 CHECKPOINT = "checkpoint.pt"
 CURVE = "curve.jsonl"
@@ -26,13 +26,12 @@ class Point(NamedTuple):
 
 def write_checkpoint(folder: Path, steps: Steps, content: Mapping[str, Any]) -> None:
     """Write a checkpoint of tensors and plain values; the one before stays until this one is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
     partial = folder / (CHECKPOINT + ".partial")
-    with partial.open("wb") as file:
-        torch.save({"steps": dataclasses.asdict(steps), **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, folder / CHECKPOINT)
+    with written_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save({"steps": dataclasses.asdict(steps), **content}, file)
+        settle(partial, folder / CHECKPOINT)
 
 
 def read_checkpoint(folder: Path, steps: Steps) -> dict[str, Any] | None:
@@ -80,9 +79,10 @@ def restore(kept: Mapping[str, Tensor], saved: Mapping[str, Tensor], where: obje
 
 def append_point(folder: Path, point: Point) -> None:
     """Add a line to the curve."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / CURVE).open("a") as file:
-        file.write(json.dumps({"step": point.step, "metrics": point.metrics}) + "\n")
+    with written_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / CURVE).open("a") as file:
+            file.write(json.dumps({"step": point.step, "metrics": point.metrics}) + "\n")
 
 
 def read_curve(folder: Path) -> list[Point]:

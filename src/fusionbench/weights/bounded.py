@@ -14,9 +14,8 @@ from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
 from fusionbench.weights.plan import Plan
 from fusionbench.weights.safetensors import SafetensorsSource
 
-
-AROUND_BYTES = 1 << 21
-"""The system maps some pages before the one that is asked for, which may have been given back already."""
+REGION_BYTES = 1 << 21
+"""Given back at a time; it is also as much as Linux maps around a page that is asked for, before it as after it."""
 
 
 def bounded(plan: Plan, memory: int | None) -> Plan:
@@ -28,13 +27,15 @@ def bounded(plan: Plan, memory: int | None) -> Plan:
 
 
 class _Last(threading.local):
-    """What one thread read last, and has used when it reads again."""
+    """What one thread has read since it last gave something back: a run of entries of one tensor."""
 
-    part: tuple[str, int, int | None] | None = None
+    name: str | None = None
+    start: int = 0
+    stop: int = 0
 
 
 class BoundedSource:
-    """A mapped checkpoint of which every thread holds the part that it read last, and no more."""
+    """A mapped checkpoint of which every thread holds some megabytes, or the tensor that it read last, and no more."""
 
     def __init__(self, source: SafetensorsSource) -> None:
         """See a source so."""
@@ -66,11 +67,15 @@ class BoundedSource:
 
         That stays readable where it is still held: it comes from the file again.
         """
-        if self._last.part is not None:
-            name_before, start_before, stop_before = self._last.part
-            around = AROUND_BYTES // ITEM_BYTES[self.specs[name_before].dtype]
-            self._source.let_go(name_before, max(0, start_before - around), stop_before)
-        self._last.part = (name, start, stop)
+        last, spec = self._last, self.specs[name]
+        region = REGION_BYTES // ITEM_BYTES[spec.dtype]
+        end = spec.size if stop is None else stop
+        if last.name != name or last.stop != start or last.stop - last.start >= region:
+            if last.name is not None:
+                around = REGION_BYTES // ITEM_BYTES[self.specs[last.name].dtype]
+                self._source.let_go(last.name, max(0, last.start - around), last.stop)
+            last.name, last.start = name, start
+        last.stop = end
         return self._source.read(name, start, stop)
 
     def fingerprint(self) -> str:

@@ -1,5 +1,6 @@
 """References to models: a folder, a file, or `org/name[@revision]` of the Hugging Face hub. No torch here."""
 
+import difflib
 import json
 import os
 import re
@@ -29,9 +30,7 @@ def resolve(reference: str | Path) -> Path:
         if text and path.exists():
             return path
         if path.parent.is_dir():
-            beside = (
-                f" {path.parent} holds: {', '.join(sorted(p.name for p in path.parent.iterdir())[:8]) or 'nothing'}."
-            )
+            beside = _neighbours(path)
     except (OSError, RuntimeError, ValueError):
         # A home that is not there, or a text that no file system takes for a name: no path, then.
         pass
@@ -39,6 +38,15 @@ def resolve(reference: str | Path) -> Path:
     if match is None or text.startswith((".", "/", "~")):
         raise CheckpointError(f"There is no model at {text or 'an empty reference'}.{beside}")
     return _fetch(text, match["repo"], match["revision"])
+
+
+def _neighbours(path: Path) -> str:
+    """Return what else is in the folder of a path that is not there: the nearest name, or the first few."""
+    names = sorted(found.name for found in path.parent.iterdir())
+    if close := difflib.get_close_matches(path.name, names, n=1):
+        return f" Did you mean {path.with_name(close[0])}?"
+    folder = "The current folder" if path.parent == Path() else f"{path.parent}"
+    return f" {folder} holds: {', '.join(names[:8]) or 'nothing'}."
 
 
 def _fetch(reference: str, repository: str, revision: str | None) -> Path:

@@ -49,10 +49,11 @@ def unwritable(place: Path, error: OSError) -> OutputError:
 
 
 def _concerns(folder: Path, error: OSError) -> bool:
-    """Tell whether an error names no file, or one in or beside `folder`: an input's is told by who reads it."""
+    """Tell whether an error names no file, or one in, beside or above `folder`: an input's is told by who reads it."""
     if error.filename is None or not isinstance(error.filename, str):
         return True
-    return Path(error.filename).absolute().is_relative_to(folder.absolute().parent)
+    named, whole = Path(error.filename).absolute(), folder.absolute()
+    return named.is_relative_to(whole.parent) or whole.is_relative_to(named)
 
 
 @contextmanager

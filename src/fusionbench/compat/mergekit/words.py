@@ -111,6 +111,12 @@ TRIMMED = Target(
     parameters={**SPARSE, "normalize": MEAN, "rescale": PLAIN},
 )
 """TIES that gives a trimmed task vector its length back: breadcrumbs that drops nothing at the top."""
+NORMALIZED = Target(
+    "dare",
+    sets={"combine": "linear", "density": 1.0},
+    parameters={"weight": WEIGHT, **SHARED, "normalize": SUM, "density": INERT, "rescale": INERT},
+)
+"""Task arithmetic divided by the sum of its weights: DARE that drops nothing."""
 PASSED = Target(
     "weighted_average", "input", sets={"normalize": False}, parameters={"scale": Theirs(1.0, "weights", each=True)}
 )
@@ -123,9 +129,13 @@ def variant(name: str, target: Target, document: Mapping[str, Any]) -> Target:
         return PASSED
     scopes = [document, *_mappings(document.get("slices")), *_mappings(document.get("modules"))]
     given = [scope.get("parameters") for scope in scopes]
-    asked = [scope["rescale"] for scope in given if isinstance(scope, Mapping) and "rescale" in scope]
+    other = {"ties": ("rescale", TRIMMED), "task_arithmetic": ("normalize", NORMALIZED)}
+    if name not in other:
+        return target
+    key, alternative = other[name]
+    asked = [scope[key] for scope in given if isinstance(scope, Mapping) and key in scope]
     plain = all(str(value).lower() in ("false", "no", "off") for value in asked)
-    return target if name != "ties" or plain else TRIMMED
+    return target if plain else alternative
 
 
 def _mappings(found: Any) -> list[Mapping[str, Any]]:
