@@ -88,6 +88,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "merge benchmark": merge_table,
     "merge long": lambda: merge_table("merge-long"),
     "merge ties": lambda: merge_table("merge-ties"),
+    "merge random and spectral": lambda: merge_table("merge-random-spectral"),
     "merge scaling": scale_records.scaling_table,
     "beyond memory": scale_records.beyond_memory_table,
     "many tensors": scale_records.many_tensors_table,

@@ -13,7 +13,7 @@ Names are imported when they are used, so that `import fusionbench` costs nothin
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fusionbench.algorithm import Algorithm, configure, fuse
+    from fusionbench.algorithm import Algorithm, configure, fuse, load_fused
     from fusionbench.config import Recipe
     from fusionbench.mixing.loading import load_model
     from fusionbench.run import evaluate_model
@@ -28,6 +28,7 @@ _HOMES = {
     "configure": "fusionbench.algorithm",
     "evaluate_model": "fusionbench.run",
     "fuse": "fusionbench.algorithm",
+    "load_fused": "fusionbench.algorithm",
     "load_model": "fusionbench.mixing.loading",
     "load_suite": "fusionbench.suites",
 }
@@ -40,6 +41,7 @@ __all__ = [
     "configure",
     "evaluate_model",
     "fuse",
+    "load_fused",
     "load_model",
     "load_suite",
 ]

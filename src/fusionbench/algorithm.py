@@ -199,6 +199,23 @@ def _folder_for(folder: Path | None) -> Iterator[Path]:
         yield Path(made)
 
 
+def load_fused(model: str | Path, pool: Any, *, runtime: RuntimeConfig | None = None) -> "Fused":
+    """Return a saved fused model of any form, which predicts the same bits as before it was saved.
+
+    Args:
+        model: a folder, a file or a hub id: what `save` of a fused model wrote, or a plain checkpoint.
+        pool: what it was fused of, or a suite, as an `Algorithm` takes it; its base is what masks are put on.
+        runtime: the device.
+
+    Raises:
+        FusionBenchError: where there is no model, it is damaged, or does not fit the pool.
+    """
+    from fusionbench.run.opening import open_fused
+    from fusionbench.weights.devices import device_named
+
+    return open_fused(model, open_models(pool), device_named((runtime or RuntimeConfig()).device)).fused
+
+
 def _opened(pool: Any, tasks: Any) -> tuple[Pool, Any]:
     """Return the opened models, and the tasks that belong to them: a suite's where none are named."""
     if not is_suite(pool):

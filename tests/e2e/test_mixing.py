@@ -95,6 +95,35 @@ def test_each_model_of_a_recombined_pool_is_evaluated(cli: Run, tmp_path: Path) 
     assert sorted(path.name for path in (out / "tasks").iterdir()) == ["digits", "mnist"]
     again = cli("evaluate", out / "model" / "mnist", *TINY, "suite.experts=[mnist,digits]", "--json")
     assert json.loads(again.stdout)["tasks"] == variants[0]["tasks"]
+    whole = cli("evaluate", out / "model", *TINY, "suite.experts=[mnist,digits]")
+    assert whole.returncode == 2
+    said = " ".join(whole.stderr.split())
+    assert "Name one of them" in said
+    assert "model/mnist" in said.replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("simple_ensemble",),
+        ("weighted_ensemble", "method.trials=2"),
+        ("max_model",),
+        ("tall_mask", "method.threshold=0.4"),
+        ("emr",),
+        ("surgery", "method.steps=2"),
+    ],
+    ids=str,
+)
+def test_what_is_several_models_is_evaluated_as_it_was_run(method: tuple[str, ...], cli: Run, tmp_path: Path) -> None:
+    out, two = tmp_path / "out", (*TINY, "suite.experts=[mnist,digits]")
+    found = cli("run", *two, f"method={method[0]}", *method[1:], "--out", out)
+    assert found.returncode == 0, found.stderr
+    again = cli("evaluate", out / "model", *two, "--json")
+    assert again.returncode == 0, again.stderr
+    first, scored = report(out), json.loads(again.stdout)
+    assert scored["tasks"] == first["tasks"]
+    assert scored["method"] == first["method"]
+    assert scored["variants"][0]["model"] == first["variants"][0]["model"]
 
 
 def test_a_preference_merges_gates_that_were_learned_before_to_a_plain_model(cli: Run, tmp_path: Path) -> None:

@@ -212,6 +212,7 @@ def test_experts_are_trained_on_the_suites_own_questions(ready, fusionbench, tmp
     assert (tmp_path / "experts" / "wsc" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 def test_rows_of_the_table_of_adapters_are_answered_in_adapter_space(ready, tmp_path):
     answer = answered("re-ties-ia3", tmp_path, "simple_average", "regmean", "task_arithmetic, λ selected")
     average, selected = answer.lines

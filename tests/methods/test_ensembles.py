@@ -220,7 +220,14 @@ def test_the_search_runs_every_member_once_a_batch(tmp_path: Path, monkeypatch: 
 def test_an_ensemble_is_saved_whole(tmp_path: Path) -> None:
     simple_ensemble(pool(), {}, Kept(tmp_path).context(FAMILY), over="probabilities").save(tmp_path / "saved")
     about = json.loads((tmp_path / "saved" / "ensemble.json").read_text())
-    assert about == {"members": ["a", "b"], "method": "simple_ensemble", "over": "probabilities"}
+    assert about == {
+        "format": 2,
+        "members": ["a", "b"],
+        "tasks": {"a": None, "b": None},
+        "resident": True,
+        "method": "simple_ensemble",
+        "over": "probabilities",
+    }
     assert sorted(path.name for path in (tmp_path / "saved" / "members").iterdir()) == ["a", "b"]
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from fusionbench import Recipe
+from fusionbench import Recipe, load_fused
 from fusionbench.errors import ConfigError, IncompatibleModels
 from fusionbench.mixing import Skipped
 from fusionbench.run import run
@@ -121,6 +121,20 @@ def test_it_is_evaluated_and_saved_like_any_run(suite: Path, tmp_path: Path) -> 
     saved = tmp_path / "run" / "model" / "members"
     assert sorted(path.name for path in saved.iterdir()) == ["colours", "shapes", "vit", "wide"]
     AutoModelForImageClassification.from_pretrained(saved / "vit")
+
+
+@pytest.mark.parametrize(
+    "method", [("simple_ensemble",), ("weighted_ensemble", "method.weights=[1,2,3,4]"), ("max_model",)], ids=str
+)
+def test_members_of_other_architectures_answer_the_same_when_they_are_opened_again(
+    method: tuple[str, ...], suite: Path, tmp_path: Path
+) -> None:
+    model, tasks = fused(suite, tmp_path, *method)
+    model.save(tmp_path / "saved")
+    opened = load_fused(tmp_path / "saved", str(suite))
+    assert [member.alike for member in opened.members] == [True, True, False, False]  # type: ignore[attr-defined]
+    for task in tasks.values():
+        assert torch.equal(answers(model, task), answers(opened, task))
 
 
 def test_members_that_read_other_inputs_are_refused(suite: Path, tmp_path: Path) -> None:

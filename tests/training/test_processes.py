@@ -134,9 +134,13 @@ def test_a_process_that_failed_is_heard_of_while_it_lives():
                     raise ConfigError("no such thing")
                 processes.sum(torch.ones(1))
         except ConfigError as error:
+            # The main process holds the store, so it leaves last.
             if processes.rank == 1:
                 processes.store.wait(["heard"])
-            processes.store.set("heard", str(error))
+                processes.store.set("left", "1")
+            else:
+                processes.store.set("heard", "1")
+                processes.store.wait(["left"])
             return str(error)
 
     assert in_processes(2, work) == ["no such thing"] * 2

@@ -2,19 +2,23 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, FiniteFloat, StrictStr
 from torch import Tensor
 
+from fusionbench.config import Config
 from fusionbench.errors import CheckpointError
 from fusionbench.families import Family
 from fusionbench.merge import Pool
 from fusionbench.mixing import FusedWeights, PerTask
+from fusionbench.mixing.blueprint import read_description
+from fusionbench.mixing.build import family_of
 from fusionbench.registry import methods
 from fusionbench.tasks import Predictor, Task
 from fusionbench.weights.checks import fit
@@ -26,6 +30,19 @@ from fusionbench.weights.writer import CheckpointWriter
 
 ABOUT = "per_task.json"
 SCALE_BYTES = 8
+
+
+class _Expert(Config):
+    task: StrictStr | None
+    scale: FiniteFloat
+
+
+class _About(Config):
+    """`per_task.json`: whose masks lie beside it, and over which base."""
+
+    format: Literal[1] = 1
+    base: StrictStr
+    experts: dict[StrictStr, _Expert] = Field(min_length=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +145,7 @@ class MaskedModels:
             tensors |= {f"own/{expert}/{name}": tensor for name, tensor in self.masks.own[expert].items()}
         specs = [TensorSpec(name, SAFETENSORS[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
         about = {
+            "format": 1,
             "base": self._base.fingerprint(),
             "experts": {name: {"task": self._tasks.get(name), "scale": s} for name, s in self.masks.scales.items()},
         }
@@ -144,25 +162,63 @@ def load_masks(folder: Path, base: Source) -> Masks:
     """Return what `MaskedModels.save` wrote.
 
     Raises:
-        CheckpointError: where the folder holds no such thing, or the base is another one.
+        CheckpointError: where the folder holds no such thing, it is damaged, or the base is another one.
     """
     source = open_safetensors(folder.name, folder) if (folder / ABOUT).is_file() else None
     if source is None:
         raise CheckpointError(f"{folder} holds no masked models: there is no {ABOUT} with a file of masks beside it.")
-    about = json.loads((folder / ABOUT).read_text())
-    if about["base"] != base.fingerprint():
+    about = read_description(folder / ABOUT, _About)
+    if about.base != base.fingerprint():
         raise CheckpointError(f"{folder} was made over another base than {base.label}: give the one it was made of.")
-    stored, experts = LazyWeights(source), about["experts"]
+    stored, experts = LazyWeights(source), about.experts
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {name.removeprefix(prefix): stored[name] for name in stored if name.startswith(prefix)}
 
-    return Masks(
+    masks = Masks(
         part("unified/"),
         {name: part(f"masks/{name}/") for name in experts},
-        {name: float(experts[name]["scale"]) for name in experts},
+        {name: expert.scale for name, expert in experts.items()},
         {name: part(f"own/{name}/") for name in experts},
     )
+    problems = list(_damages(masks, base))
+    if problems:
+        raise CheckpointError("\n".join([f"The masks in {folder} are damaged; fuse again:", *problems]))
+    return masks
+
+
+def _damages(masks: Masks, base: Source) -> Iterator[str]:
+    """Yield what is wrong with masks that were read, a line for each tensor."""
+    for expert, bits in masks.bits.items():
+        for name in bits.keys() - masks.unified.keys():
+            yield f"  unified/{name}: is missing, masks/{expert}/{name} is of it"
+    for name, vector in masks.unified.items():
+        if name not in base.specs or base.specs[name].shape != tuple(vector.shape):
+            yield f"  unified/{name}: {list(vector.shape)}, of which {base.label} has no tensor"
+        for expert, bits in masks.bits.items():
+            held, count = bits.get(name), -(-vector.numel() // 8)
+            if held is None or held.dtype != torch.uint8 or held.shape != (count,):
+                found = "is missing" if held is None else f"is {list(held.shape)} {held.dtype}"
+                yield f"  masks/{expert}/{name}: {found}, expected [{count}] torch.uint8"
+    statistics = sorted({name for tensors in masks.own.values() for name in tensors})
+    for expert, tensors in masks.own.items():
+        for name in statistics:
+            expected = base.specs[name].shape if name in base.specs else None
+            if name not in tensors or tuple(tensors[name].shape) != expected:
+                yield f"  own/{expert}/{name}: expected statistics as the base and each expert have, {expected}"
+
+
+def open_masked(folder: Path, pool: Pool, device: torch.device | str = "cpu") -> MaskedModels:
+    """Return the models that `MaskedModels.save` wrote, over a pool's base; experts and tasks are those of the folder.
+
+    Raises:
+        CheckpointError: see `load_masks`; also where the pool has no base.
+    """
+    if pool.base is None:
+        raise CheckpointError(f"{folder} holds masks over a base model, and there is none: name it with base=REF.")
+    masks = load_masks(folder, pool.base)
+    tasks = {name: expert.task for name, expert in read_description(folder / ABOUT, _About).experts.items()}
+    return MaskedModels(masks, replace(pool, tasks=tasks), family_of(pool), device=device)
 
 
 def plan_for(pool: Pool, method: str, values: Mapping[str, Any], seed: int) -> Plan:

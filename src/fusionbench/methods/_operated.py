@@ -4,21 +4,38 @@ import copy
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Literal
 
+from pydantic import StrictBool, StrictStr
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from fusionbench.errors import NotAdaptable
-from fusionbench.families import Backbone, Batch, specs_of
-from fusionbench.methods._context import Context
+from fusionbench.config import Config
+from fusionbench.errors import CheckpointError, NotAdaptable
+from fusionbench.families import Backbone, Batch, Family, specs_of
+from fusionbench.merge import Pool
 from fusionbench.mixing import FusedWeights
-from fusionbench.mixing.fused import predictor
+from fusionbench.mixing.assemble import opened
+from fusionbench.mixing.blueprint import read_description
+from fusionbench.mixing.build import family_of
+from fusionbench.mixing.fused import Device, predictor
 from fusionbench.tasks import Predictor, Task
 from fusionbench.weights.partial import whole_folder
-from fusionbench.weights.tensors import as_bytes
+from fusionbench.weights.sources import open_source
+from fusionbench.weights.tensors import LazyWeights, as_bytes
 from fusionbench.weights.writer import CheckpointWriter
 
-ARTEFACT = "adapters"
+ARTEFACT, BACKBONE = "adapters", "backbone"
+SURGERY = "surgery.json"
+
+
+class _About(Config):
+    """`surgery.json`: whose adapters lie beside it, and what they read."""
+
+    format: Literal[1] = 1
+    method: Literal["surgery"]
+    tasks: tuple[StrictStr, ...]
+    normalise: StrictBool
 
 
 def operate(features: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -43,12 +60,12 @@ class OperatedModel:
     kind = "module"
 
     def __init__(
-        self, backbone: FusedWeights, adapters: Mapping[str, tuple[Tensor, Tensor]], *, normalise: bool,
-        context: Context,
+        self, backbone: FusedWeights, adapters: Mapping[str, tuple[Tensor, Tensor]], family: Family, *,
+        normalise: bool, device: Device = "cpu",
     ) -> None:  # fmt: skip
         """Hold what belongs together; `normalise` is whether adapters see features of length 1."""
         self.backbone, self.adapters = backbone, adapters
-        self._normalise, self._family, self._device = normalise, context.family, context.device
+        self._normalise, self._family, self._device = normalise, family, device
 
     @property
     def parameters(self) -> int:
@@ -80,12 +97,40 @@ class OperatedModel:
         """
         tensors = named(self.adapters)
         with whole_folder(Path(folder)) as made:
-            self.backbone.save(made / "backbone")
+            self.backbone.save(made / BACKBONE)
             with CheckpointWriter(made / ARTEFACT, list(specs_of(tensors).values()), metadata={}) as writer:
                 for name, tensor in tensors.items():
                     writer.write(name, as_bytes(tensor))
-            about = {"method": "surgery", "tasks": list(self.adapters), "normalise": self._normalise}
-            (made / "surgery.json").write_text(json.dumps(about, indent=1) + "\n")
+            about = {"format": 1, "method": "surgery", "tasks": list(self.adapters), "normalise": self._normalise}
+            (made / SURGERY).write_text(json.dumps(about, indent=1) + "\n")
+
+
+def open_operated(folder: Path, pool: Pool, device: Device = "cpu") -> OperatedModel:
+    """Return the model that `OperatedModel.save` wrote.
+
+    Raises:
+        CheckpointError: where a part is missing or damaged.
+        IncompatibleModels: where its weights do not fit the pool's reference.
+    """
+    about = read_description(folder / SURGERY, _About)
+    backbone = opened(open_source(folder / BACKBONE), pool, device)
+    if not isinstance(backbone, FusedWeights):
+        raise CheckpointError(f"{folder / BACKBONE} is no plain model that adapters were learned on; fuse again.")
+    stored = LazyWeights(open_source(folder / ARTEFACT))
+    adapters = {name: (_part(folder, stored, name, "down"), _part(folder, stored, name, "up")) for name in about.tasks}
+    for name, (down, up) in adapters.items():
+        if down.ndim != 2 or down.shape != up.T.shape:
+            raise CheckpointError(
+                f"{folder / ARTEFACT}: {name}.down is {list(down.shape)} and {name}.up {list(up.shape)}, expected "
+                "[rank, width] and [width, rank]. Fuse again."
+            )
+    return OperatedModel(backbone, adapters, family_of(pool), normalise=about.normalise, device=device)
+
+
+def _part(folder: Path, stored: LazyWeights, task: str, part: str) -> Tensor:
+    if f"{task}.{part}" not in stored:
+        raise CheckpointError(f"{folder / ARTEFACT} lacks the tensor {task}.{part}, which {SURGERY} names. Fuse again.")
+    return stored[f"{task}.{part}"]
 
 
 def with_features(task: Task, change: Callable[[Tensor], Tensor]) -> Task:

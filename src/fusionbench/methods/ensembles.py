@@ -1,6 +1,6 @@
 """Ensembles: every model answers, and the answers are combined after each model's own head."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -96,7 +96,7 @@ def simple_ensemble(
     """
     return Ensemble(
         _members(pool, context),
-        _weighted(dict.fromkeys(pool.experts, 1.0), over, normalize=True),
+        weighted(dict.fromkeys(pool.experts, 1.0), over, normalize=True),
         about={"method": "simple_ensemble", "over": over},
         resident=resident,
         device=context.device,
@@ -140,14 +140,15 @@ def weighted_ensemble(
         ConfigError: where weights sum to zero, or are searched without tasks.
     """
     ensemble = Ensemble(
-        _members(pool, context), _weighted(dict.fromkeys(pool.experts, 1.0), over, normalize=True),
+        _members(pool, context), weighted(dict.fromkeys(pool.experts, 1.0), over, normalize=True),
         about={"method": "weighted_ensemble", "over": over}, resident=resident, device=context.device,
     )  # fmt: skip
 
     def made(factors: Sequence[float]) -> Ensemble:
         scaled = _scaled(factors, normalize=normalize)
-        combine = _weighted(dict(zip(pool.experts, scaled, strict=True)), over, normalize=normalize)
-        return ensemble.combined(combine, {"method": "weighted_ensemble", "over": over, "weights": scaled})
+        combine = weighted(dict(zip(pool.experts, scaled, strict=True)), over, normalize=normalize)
+        about = {"method": "weighted_ensemble", "over": over, "weights": scaled, "normalize": normalize}
+        return ensemble.combined(combine, about)
 
     if weights is not None:
         return made(per_expert(weights, len(pool.experts)))
@@ -219,6 +220,14 @@ def max_model(
         for expert, task in pool.tasks.items()
         if labels == "own" and task is not None and task in tasks and (names := getattr(tasks[task], "class_names", ()))
     }
+    about = {"method": "max_model", "over": over, "known": {expert: sorted(names) for expert, names in known.items()}}
+    return Ensemble(
+        _members(pool, context), largest(known, over), about=about, resident=resident, device=context.device
+    )
+
+
+def largest(known: Mapping[str, Collection[str]], over: Over) -> Combine:
+    """Return the largest of outputs, each member asked for the classes that it knows; one without such, for all."""
 
     def combine(task: Task, outputs: Mapping[str, Tensor]) -> Tensor:
         classes = classes_of(task, next(iter(outputs.values())))
@@ -226,13 +235,10 @@ def max_model(
             raise Skipped(f"{task.name}: its outputs are no class scores, and the largest of them means nothing.")
         return as_logits(largest_outputs(_known_scores(task, outputs, known), over, classes), over)
 
-    return Ensemble(
-        _members(pool, context), combine, about={"method": "max_model", "over": over, "labels": labels},
-        resident=resident, device=context.device,
-    )  # fmt: skip
+    return combine
 
 
-def _known_scores(task: Task, outputs: Mapping[str, Tensor], known: Mapping[str, frozenset[str]]) -> list[Tensor]:
+def _known_scores(task: Task, outputs: Mapping[str, Tensor], known: Mapping[str, Collection[str]]) -> list[Tensor]:
     """Return the logits of the members that know a class of a task, −∞ where they do not know one.
 
     Raises:
@@ -254,7 +260,7 @@ def _known_scores(task: Task, outputs: Mapping[str, Tensor], known: Mapping[str,
     return found
 
 
-def _weighted(weights: Mapping[str, float], over: Over, *, normalize: bool) -> Combine:
+def weighted(weights: Mapping[str, float], over: Over, *, normalize: bool) -> Combine:
     """Return the weighted sum of outputs; the weights of members that do not answer a task go to those that do."""
 
     def combine(task: Task, outputs: Mapping[str, Tensor]) -> Tensor:

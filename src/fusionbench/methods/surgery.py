@@ -100,13 +100,13 @@ def surgery(
         learned = _read_adapters(Path(adapters), [task.name for task in own.values()], rank)
         for how, what in used.items():
             context.used(how, **what)
-        return OperatedModel(backbone, learned, normalise=normalise, context=context)
+        return OperatedModel(backbone, learned, context.family, normalise=normalise, device=context.device)
     pairs = _features(pool, own, backbone, context, adapt_split, normalise)
     learned = {name: _initial(context, name, rank, merged.shape[-1]) for name, (merged, _) in pairs.items()}
     _learn(pairs, learned, context, steps, learning_rate, batch, checkpoint_every)
     context.save(ARTEFACT, {name: tensor.cpu() for name, tensor in named(learned).items()}, {"rank": str(rank)})
     _report(context, used, adapt_split, tuple(pairs), steps * batch)
-    return OperatedModel(backbone, learned, normalise=normalise, context=context)
+    return OperatedModel(backbone, learned, context.family, normalise=normalise, device=context.device)
 
 
 def _read_adapters(path: Path, tasks: Sequence[str], rank: int) -> dict[str, tuple[Tensor, Tensor]]:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, StrictBool, StrictFloat, StrictInt, StrictStr
 
@@ -12,6 +12,7 @@ from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.weights.documents import read_json
 
 FUSION_CONFIG = "fusion_config.json"
+Described = TypeVar("Described", bound=Config)
 Value = StrictBool | StrictInt | StrictFloat | StrictStr
 
 
@@ -54,12 +55,20 @@ def read_blueprint(folder: Path | None) -> Blueprint | None:
     """
     if folder is None or not (folder / FUSION_CONFIG).is_file():
         return None
-    path = folder / FUSION_CONFIG
+    return read_description(folder / FUSION_CONFIG, Blueprint)
+
+
+def read_description(path: Path, schema: type[Described]) -> Described:
+    """Return what a JSON file says of the model that it lies beside.
+
+    Raises:
+        CheckpointError: where the file is damaged, naming every wrong key.
+    """
     try:
         document = read_json(path)
         if not isinstance(document, Mapping):
             raise ConfigError(f"{path} should hold a JSON object, it holds a {type(document).__name__}.")
-        return Blueprint.read(document, str(path))
+        return schema.read(document, str(path))
     except (OSError, ValueError, RecursionError, ConfigError) as error:
         reason = str(error) if isinstance(error, ConfigError) else f"{path} is no JSON: {error}."
         raise CheckpointError(f"{reason}\nThe model cannot be built from it; fuse it again.") from None

@@ -19,6 +19,9 @@ from fusionbench.weights.tensors import as_bytes
 Combine = Callable[[Task, Mapping[str, Tensor]], Tensor]
 """From a task and the outputs of the members that answer it, by name and of one shape, to one such tensor."""
 
+ENSEMBLE = "ensemble.json"
+FORMAT = 2
+"""Of that file; the first had neither the members' tasks nor all that says how they are combined."""
 RECALLED = 2**22
 """Most entries of all members' outputs for a batch that are kept; words of a large vocabulary are run again."""
 
@@ -46,7 +49,7 @@ class Ensemble:
         Args:
             members: in order.
             combine: makes one output of all.
-            about: how they are combined, for the saved folder.
+            about: how they are combined, for the saved folder; whoever combines can do it again from this.
             resident: keep all members in memory; otherwise each batch loads one after the other, so that one is held.
             device: where they run.
         """
@@ -128,8 +131,14 @@ class Ensemble:
         with whole_folder(Path(folder)) as made:
             for member in self.members:
                 member.weights.save(made / "members" / member.name)
-            about = {"members": [member.name for member in self.members], **self._about}
-            (made / "ensemble.json").write_text(json.dumps(about, indent=1) + "\n")
+            (made / ENSEMBLE).write_text(json.dumps(self._record(), indent=1) + "\n")
+
+    def _record(self) -> dict[str, object]:
+        members = {
+            "members": [member.name for member in self.members],
+            "tasks": {member.name: member.task for member in self.members},
+        }
+        return {"format": FORMAT, **members, "resident": self._resident, **self._about}
 
 
 def _alike(task: Task, outputs: dict[str, Tensor]) -> dict[str, Tensor]:

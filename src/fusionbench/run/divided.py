@@ -16,17 +16,14 @@ from fusionbench.config.launcher import LauncherConfig
 from fusionbench.launch import Job, launch, new_job, value_of
 from fusionbench.merge import Progress, silent
 from fusionbench.mixing import Fused, Skipped
-from fusionbench.mixing.assemble import opened
 from fusionbench.run.folder import TASKS
+from fusionbench.run.opening import open_fused
 from fusionbench.run.rows import read_rows, write_rows
 from fusionbench.run.setting import Setting, setting_of_suite
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.tasks import Task
 from fusionbench.tasks.evaluation import BATCH, Part, joined_rows, parts_of_split, rows_of
-from fusionbench.weights.adapters import is_adapter, open_adapter
 from fusionbench.weights.devices import device_named
-from fusionbench.weights.headers import Source
-from fusionbench.weights.sources import open_source
 
 KIND, PARTS = "rows", "parts"
 
@@ -38,12 +35,6 @@ class Asked(NamedTuple):
     suite: SuiteConfig
     tasks: TasksConfig
     runtime: RuntimeConfig
-
-
-def open_model(model: str, setting: Setting, runtime: RuntimeConfig) -> tuple[Source, Fused]:
-    """Return a model, a folder, a file or a hub id, as files and as what answers a setting's tasks."""
-    source = open_adapter(model, setting.pool.base, "dense") if is_adapter(model) else open_source(model)
-    return source, opened(source, setting.pool, device_named(runtime.device))
 
 
 def make_rows(
@@ -120,6 +111,6 @@ def rows_job(job: Job) -> bool:
 def _opened(text: str) -> tuple[Fused, Setting, dict[str, Task]]:
     model, suite, tasks, runtime = json.loads(text)
     setting = setting_of_suite(SuiteConfig.read(suite), TasksConfig.read(tasks), silent)
-    _, fused = open_model(model, setting, RuntimeConfig.read(runtime))
+    fused = open_fused(model, setting.pool, device_named(RuntimeConfig.read(runtime).device)).fused
     found: Any = open_tasks(setting.suite.suite, setting.tasks, base=setting.pool.reference) if setting.suite else {}
     return fused, setting, dict(found)

@@ -16,8 +16,9 @@ from fusionbench.mixing.mixed import MixedModel
 from fusionbench.mixing.variants import Variants
 from fusionbench.records import MethodRef, MetricInfo, ModelFacts, Report, Score, SuiteRef, TaskScore, Variant
 from fusionbench.registry import methods
-from fusionbench.run.divided import Asked, make_rows, open_model
+from fusionbench.run.divided import Asked, make_rows
 from fusionbench.run.folder import MODEL, REPORT, TASKS, State, begin, locked, state_of
+from fusionbench.run.opening import Opened, open_fused
 from fusionbench.run.rows import read_rows, write_rows
 from fusionbench.run.setting import INDIVIDUAL, Setting, setting_of_suite
 from fusionbench.run.whole import Left, describe_left
@@ -26,7 +27,7 @@ from fusionbench.tasks import Task, evaluate
 from fusionbench.tasks.base import Score as TaskResult
 from fusionbench.tasks.evaluation import scores_of
 from fusionbench.training import ALONE, Processes, joined
-from fusionbench.weights.headers import Source
+from fusionbench.weights.devices import device_named
 
 logger = logging.getLogger(__name__)
 
@@ -217,13 +218,13 @@ def _evaluated(
             f"runtime.launcher={how.launcher.name} starts processes, and {processes.count} were started already. Leave "
             "one of the two out."
         )
-    source, fused = open_model(model, setting, how)
+    opened = open_fused(model, setting.pool, device_named(how.device))
     inputs = {name: digest for name, digest in setting.inputs().items() if name in ("base", INDIVIDUAL)}
-    inputs |= {"model": source.fingerprint()}
-    found = {"inputs": inputs, "identity": setting.identity(inputs), "method": made_by(source)}
+    inputs |= {"model": opened.fingerprint}
+    found = {"inputs": inputs, "identity": setting.identity(inputs), "method": made_by(opened)}
 
     def scored(folder: Path | None) -> Report:
-        rows = score_all(setting, fused, folder, progress, processes)
+        rows = score_all(setting, opened.fused, folder, progress, processes)
         return report_of(setting, rows, Left(notes=[f"the model evaluated is {model}"])).model_copy(update=found)
 
     if out is None and how.launcher is None:
@@ -246,13 +247,13 @@ def _evaluated(
     return report
 
 
-def made_by(source: Source) -> MethodRef:
-    """Return the method that a checkpoint was made by: as its header or the report of its run says, else "model"."""
-    folder = source.folder
+def made_by(model: Opened) -> MethodRef:
+    """Return the method that a model was made by: as its header or the report of its run says, else "model"."""
+    folder = model.folder
     try:
         if folder is not None and folder.name == MODEL and (folder.parent / REPORT).is_file():
             return Report.load(folder.parent).method
-        header = json.loads(getattr(source, "metadata", {}).get("fusionbench", "{}"))
+        header = json.loads(model.metadata.get("fusionbench", "{}"))
         params = dict(header["recipe"]["method"])
         name, compat = params.pop("name"), params.pop("compat", None)
         return MethodRef(name=name, version=header["versions"][name], params=params, compat=compat)
