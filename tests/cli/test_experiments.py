@@ -52,3 +52,10 @@ def test_a_dry_run_of_a_matrix_prints_the_suite_that_it_would_take(said):
     assert "# each model of the suite" in text
     assert "name: mini/gpt2" in text
     assert "seed: 3" in text
+
+
+def test_an_experiment_wins_over_a_folder_of_its_name(said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cosine-clip-b32").mkdir()
+    out = said("reproduce", "cosine-clip-b32", "--suite", "mini", "--dry-run")
+    assert "mini/clip" in out

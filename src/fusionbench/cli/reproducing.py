@@ -50,26 +50,23 @@ def reproduce(
     as_json: Annotated[bool, typer.Option("--json", help="Print the values as JSON.")] = False,
 ) -> None:
     """Run a paper's experiment, its values beside the printed ones."""
-    if Path(name).is_dir():
-        from fusionbench.cli.trusting import remake
-
-        remake(Path(name))
-        return
     from fusionbench.config import RuntimeConfig
     from fusionbench.errors import ConfigError
-    from fusionbench.experiments.model import load_experiment, with_size
+    from fusionbench.experiments.model import names
     from fusionbench.experiments.rendering import as_markdown
     from fusionbench.experiments.reproduce import reproduce as carry_out
     from fusionbench.records import local_of, output_place, publish_files
 
+    # A folder of runs may well be called as its experiment is.
+    if name not in names() and Path(name).is_dir():
+        from fusionbench.cli.trusting import remake
+
+        remake(Path(name))
+        return
     if suite not in ("paper", "mini"):
         raise ConfigError(f"--suite {suite}: choose paper or mini.")
     which: Literal["paper", "mini"] = "mini" if suite == "mini" else "paper"
-    experiment, numbers, runtime = load_experiment(name), _numbers(seeds), RuntimeConfig.load(overrides or [])
-    if size is not None:
-        if which == "paper":
-            raise ConfigError(f"--size {size}: the papers' suite has one size; add --suite mini.")
-        experiment = with_size(experiment, size)
+    experiment, numbers, runtime = _sized(name, which, size), _numbers(seeds), RuntimeConfig.load(overrides or [])
     if dry_run:
         _say_recipes(experiment, which, profile, numbers, runtime)
         return
@@ -86,6 +83,19 @@ def reproduce(
         return
     say(as_markdown(answer))
     note(f"Wrote {', '.join(name.rpartition('/')[2] for name in written)} into {place}.")
+
+
+def _sized(name: str, which: Literal["paper", "mini"], size: str | None) -> "Experiment":
+    """Return an experiment, its stand-in of the size that is asked for."""
+    from fusionbench.errors import ConfigError
+    from fusionbench.experiments.model import load_experiment, with_size
+
+    experiment = load_experiment(name)
+    if size is None:
+        return experiment
+    if which == "paper":
+        raise ConfigError(f"--size {size}: the papers' suite has one size; add --suite mini.")
+    return with_size(experiment, size)
 
 
 def _say_recipes(
