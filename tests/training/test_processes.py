@@ -1,5 +1,6 @@
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,25 @@ def test_a_process_that_failed_is_heard_of_while_it_lives():
             return str(error)
 
     assert in_processes(2, work) == ["no such thing"] * 2
+
+
+def test_an_error_is_kept_where_the_main_process_and_its_store_have_gone():
+    """Both fail by themselves, as of one bad recipe, and the main one is gone before the other can say so."""
+
+    def work():
+        processes = joined()
+        processes.wait()
+        if processes.is_main:
+            os._exit(0)
+        with suppress(RuntimeError):
+            while True:
+                processes.store.set("still", "there")
+        with processes.united():
+            raise ConfigError("no such thing")
+
+    main, other = in_processes(2, work)
+    assert main is None
+    assert (other.kind, str(other)) == ("ConfigError", "no such thing")
 
 
 def test_a_bug_in_one_ends_all_with_its_traceback():

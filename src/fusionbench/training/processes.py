@@ -229,12 +229,14 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 def _tell(processes: Processes, error: BaseException) -> None:
-    """Leave the reason of a failure for the others, where none has left one before."""
+    """Leave the reason of a failure for the others, where none has left one before and somebody is left to hear it."""
     kind, said = type(error).__name__, str(error)
     if not isinstance(error, FusionBenchError):
         kind = "Interrupted" if isinstance(error, KeyboardInterrupt) else "bug"
         said = "Stopped." if kind == "Interrupted" else "".join(traceback.format_exception(error))
-    processes.store.compare_set(FAILED, "", f"{processes.rank} {kind} {said}")
+    # The main process holds the store, and may have failed and gone: this one's own error is what counts then.
+    with suppress(RuntimeError):
+        processes.store.compare_set(FAILED, "", f"{processes.rank} {kind} {said}")
 
 
 def _told(processes: Processes, error: RuntimeError) -> BaseException:
