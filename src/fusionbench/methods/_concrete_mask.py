@@ -4,6 +4,7 @@ One logit x an entry; a draw is m = σ((log u − log(1 − u) + x) / T) with u 
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from fusionbench.errors import ConfigError
 from fusionbench.kernels.streams import stream_key
 from fusionbench.methods._context import Context
-from fusionbench.methods._deltas import Mask, MergedModule, Part
+from fusionbench.methods._deltas import Mask, MergedModule, Part, blocks_of
 from fusionbench.weights.sources import open_source
 from fusionbench.weights.tensors import LazyWeights
 
@@ -55,15 +56,23 @@ class ConcreteMask:
             raise ConfigError(f"There is nothing to mask: no fused tensor has {SMALL} entries or more.")
         self._values = {name: torch.empty_like(logits) for name, logits in self.logits.items()}
         self._temperature, self._rescale, self._seed = temperature, rescale, seed
-        self._generator = torch.Generator(device)
 
     @torch.no_grad()
     def draw(self, number: int) -> Mask:
         """Return the relaxed draw of that number, the same whenever it is asked for; the one before is overwritten."""
+
+        def shuffled(name: str) -> None:
+            generator = torch.Generator(self.logits[name].device)
+            generator.manual_seed(stream_key(self._seed, name, f"concrete {number}"))
+            torch.rand(self.logits[name].shape, generator=generator, out=self._values[name])
+
+        # Torch draws a tensor by one thread, so the threads take tensors.
+        with ThreadPoolExecutor(torch.get_num_threads()) as threads:
+            list(threads.map(shuffled, self.logits))
         for name, logits in self.logits.items():
-            self._generator.manual_seed(stream_key(self._seed, name, f"concrete {number}"))
-            values = torch.rand(logits.shape, generator=self._generator, out=self._values[name])
-            values.clamp_(EDGE, 1 - EDGE).logit_().add_(logits).div_(self._temperature).sigmoid_()
+            for block in blocks_of(len(logits)):
+                part = self._values[name][block].clamp_(EDGE, 1 - EDGE).logit_()
+                part.add_(logits[block]).div_(self._temperature).sigmoid_()
         return self._parts()
 
     @torch.no_grad()
@@ -103,8 +112,10 @@ class ConcreteMask:
         for name, product in given.items():
             values, mean = mask[name]
             dot, entries = (total, count) if self._rescale == "global" else (dots[name], len(values))
-            product.sub_(dot / (entries * mean)).mul_(values)
-            self.logits[name].grad = product.addcmul_(product, values, value=-1).div_(self._temperature * mean)
+            for block in blocks_of(len(values)):
+                part, kept = product[block], values[block]
+                part.sub_(dot / (entries * mean)).mul_(kept).addcmul_(part, kept, value=-1).div_(self._temperature * mean)
+            self.logits[name].grad = product
 
     def save(self, context: Context, merged: MergedModule) -> None:
         """Keep the logits, from which every kind of mask is made again."""
