@@ -114,7 +114,9 @@ class ConcreteMask:
             dot, entries = (total, count) if self._rescale == "global" else (dots[name], len(values))
             for block in blocks_of(len(values)):
                 part, kept = product[block], values[block]
-                part.sub_(dot / (entries * mean)).mul_(kept).addcmul_(part, kept, value=-1).div_(self._temperature * mean)
+                part.sub_(dot / (entries * mean)).mul_(kept).addcmul_(part, kept, value=-1).div_(
+                    self._temperature * mean
+                )
             self.logits[name].grad = product
 
     def save(self, context: Context, merged: MergedModule) -> None:
