@@ -11,7 +11,20 @@ from typing import Any
 
 from record import write_record
 
-SHOWN = ("granularity", "plus_plus", "scale", "steps", "mask_steps", "k", "by", "variant", "soft_steps", "gate_k")
+SHOWN = (
+    "granularity",
+    "plus_plus",
+    "scale",
+    "steps",
+    "mask_steps",
+    "k",
+    "by",
+    "variant",
+    "soft_steps",
+    "gate_k",
+    "rank_k",
+    "zone",
+)
 FIRST = ("pretrained", "individual", "traditional_mtl")
 
 
@@ -63,7 +76,7 @@ def _joined(by_seed: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def _row(report: dict[str, Any]) -> dict[str, Any]:
     method = report["method"]
-    extra = [f"{key}={method['params'][key]}" for key in SHOWN if key in method["params"]]
+    extra = [f"{key}={method['params'][key]}" for key in SHOWN if method["params"].get(key) is not None]
     if isinstance(inner := method["params"].get("inner"), dict):
         extra.append(f"inner={inner['name']}")
     return {

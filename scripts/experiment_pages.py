@@ -2,11 +2,13 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from experiments_table import every_experiment
+
 from fusionbench.experiments.answer import ROUNDING
-from fusionbench.experiments.model import FIRST, TOLERANCE, Experiment, Row, load_experiment, names
+from fusionbench.experiments.model import FIRST, TOLERANCE, Experiment, Row
 from fusionbench.registry import methods
 from reference import escaped, page_of, paper_link, suite_page
 
@@ -22,6 +24,11 @@ KINDS = {
     "curve": "a curve: methods along a varied key",
     "cosine": "a matrix of cosine similarities of the task vectors",
 }
+SETTINGS = {
+    "tasks.severity": "corrupted images at severity {} of 1 to 5",
+    "output.dtype": "weights are stored as {}",
+}
+"""What keys of a recipe beside the method's ask for."""
 PIPELINES = {
     "average": "checkpoints are merged and scored",
     "adapted": "the method also learned from data, in an order that the papers do not give",
@@ -71,12 +78,28 @@ def _remarks(row: Row) -> list[str]:
     """Return what else holds for a row: its choice on validation data, its part of the suite, why it cannot be run."""
     said = [f"chosen on the validation split: {_code(row.select)}"] if row.select else []
     said += [f"of the suite: {_code(row.part)}"] if row.part else []
-    said += [f"other keys: {_code(row.settings)}"] if row.settings else []
+    said += [_in_words(key, value) for key, value in _flat(row.settings)]
     said += [f"on the stand-in: {_code(row.stand_in_params)}"] if row.stand_in_params else []
     said += [f"cannot be run on the papers' suite: {row.unavailable}"] if row.unavailable else []
     said += [f"cannot be run on the stand-in: {row.no_stand_in}"] if row.no_stand_in else []
     said += [] if row.printed else ["no paper prints this row"]
     return said
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield settings by their whole keys, as the command line has them."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _in_words(key: str, value: Any) -> str:
+    """Return what a key of the recipe asks for, and how."""
+    return (
+        f"{SETTINGS[key].format(value)} ({_code({key: value})})" if key in SETTINGS else f"with {_code({key: value})}"
+    )
 
 
 def rows_table(experiment: Experiment) -> str:
@@ -144,14 +167,13 @@ def profile_lines(experiment: Experiment) -> list[str]:
     return said
 
 
-def experiment_page(name: str) -> str:
+def experiment_page(found: Experiment) -> str:
     """Return the page of an experiment."""
-    found = load_experiment(name)
     remade = [source_of(each) for each in (*found.published, *found.figures)]
     files = ", ".join(f"`{file}`" for file in found.published)
     paper = paper_link(found.paper) if found.paper != "none" else "none prints it as a table"
     parts = [
-        f"# {name}",
+        f"# {found.name}",
         f"{found.title}. This is {KINDS[found.kind]}.",
         "\n".join(
             [
@@ -162,7 +184,7 @@ def experiment_page(name: str) -> str:
                 f"- **Offline stand-in:** {suite_link(found.stand_in)}",
             ]
         ),
-        f"```bash\nfusionbench reproduce {name}\nfusionbench reproduce {name} --suite mini\n```",
+        f"```bash\nfusionbench reproduce {found.name}\nfusionbench reproduce {found.name} --suite mini\n```",
         "The first command needs the hub's checkpoints and data; the second builds the stand-in and needs no network.\n"
         "`--dry-run` prints the recipes and runs nothing.",
         *varied_lines(found),
@@ -182,11 +204,10 @@ def experiment_page(name: str) -> str:
 def index_page() -> str:
     """Return the list of the experiments."""
     lines = ["| experiment | what | paper | remakes |", "|---|---|---|---|"]
-    for name in names():
-        found = load_experiment(name)
+    for found in every_experiment():
         remade = "; ".join(source_of(each) for each in (*found.published, *found.figures)) or "–"
         paper = paper_link(found.paper) if found.paper != "none" else "–"
-        lines.append(f"| [`{name}`]({name}.md) | {escaped(found.title)} | {paper} | {remade} |")
+        lines.append(f"| [`{found.name}`]({found.name}.md) | {escaped(found.title)} | {paper} | {remade} |")
     intro = (
         "An experiment is a YAML file that remakes one table or figure of a paper: its rows, with every parameter\n"
         "written out, the suite, the printed numbers that it is held against, and what the paper says of them.\n"
@@ -199,4 +220,5 @@ def index_page() -> str:
 
 def pages() -> dict[str, str]:
     """Return the pages by their path below docs/."""
-    return {"experiments/index.md": index_page(), **{f"experiments/{n}.md": experiment_page(n) for n in names()}}
+    own = {f"experiments/{each.name}.md": experiment_page(each) for each in every_experiment()}
+    return {"experiments/index.md": index_page(), **own}

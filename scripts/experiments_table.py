@@ -1,18 +1,25 @@
 """The table of experiments, from their files."""
 
-from fusionbench.experiments.model import load_experiment, names
+from functools import cache
+
+from fusionbench.experiments.model import Experiment, load_experiment, names
 
 KINDS = {"table": "table", "transfer": "transfer matrix", "curve": "curve", "cosine": "similarity matrix"}
 
 
+@cache
+def every_experiment() -> tuple[Experiment, ...]:
+    """Return all experiments, each read once, by name."""
+    return tuple(map(load_experiment, names()))
+
+
 def experiments_table() -> str:
-    """Return a row an experiment: what it answers, with how many runs, on which suite and which stand-in."""
+    """Return a row an experiment: what it answers, on which suite and which stand-in."""
     lines = ["| experiment | kind | answers | suite | stand-in |", "|---" * 5 + "|"]
-    for name in names():
-        found = load_experiment(name)
-        answers = [*(_short(file) for file in found.published), *found.figures] or ["–"]
+    for found in every_experiment():
+        answers = [_short(file) for file in (*found.published, *found.figures)] or ["–"]
         cells = (
-            f"`{name}`: {found.title}", KINDS[found.kind], ", ".join(answers), f"`{found.suite['name']}`",
+            f"`{found.name}`: {found.title}", KINDS[found.kind], ", ".join(answers), f"`{found.suite['name']}`",
             f"`{found.stand_in['name']}` ({found.stand_in['size']})",
         )  # fmt: skip
         lines.append("| " + " | ".join(cells) + " |")
@@ -20,6 +27,7 @@ def experiments_table() -> str:
 
 
 def _short(file: str) -> str:
-    """Return "concrete table 1" of `concrete_table01_clip-….csv`."""
-    paper, table, *_ = file.split("_")
-    return f"{paper} table {int(table.removeprefix('table'))}"
+    """Return "concrete table 1" of `concrete_table01_clip-….csv`, "concrete figure 5" of `concrete_figure05`."""
+    paper, printed, *_ = file.split("_")
+    kind = "table" if printed.startswith("table") else "figure"
+    return f"{paper} {kind} {int(printed.removeprefix(kind))}"

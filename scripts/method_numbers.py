@@ -1,19 +1,26 @@
 """What each method gave here and what the papers print of it: from the record files and the experiments' files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
+from statistics import fmean
 from typing import Any, NamedTuple
 
+from experiments_table import every_experiment
 from family_results import spread
 from result_files import origin, read
 
-from fusionbench.experiments.model import Experiment, load_experiment, names
+from fusionbench.experiments.model import Experiment
 
 STAND_IN = "multi-task-clip-b32"
 SEEDS = "mini-clip-small-seeds"
-SINGLE = ("mini-clip-small-0-methods", "mini-clip-small-0-adaptive", "mini-clip-small-0-others")
+METHODS = "mini-clip-small-0-methods"
+SINGLE = (METHODS, "mini-clip-small-0-adaptive", "mini-clip-small-0-others", "mini-clip-small-0-few")
 REFERENCES = ("pretrained", "individual", "traditional_mtl")
 LANGUAGE = ("depth_upscaling", "moe_merging")
+UNMEASURED = {
+    "moe_upscaling": "Not measured: the sparse model gives the dense one's answers until it is trained further.",
+    "passthrough": "Not measured: alone it copies a model, and layers of several make one that needs more training.",
+}
 SHOWN = 4
 """Most links that stand open on a page."""
 
@@ -49,12 +56,12 @@ def _table(lines: list[Line]) -> list[str]:
 def _elsewhere(method: str) -> list[str]:
     if method in LANGUAGE:
         return ["Measured on language models: [what came out](../guides/causal-language-models.md#what-came-out)."]
-    return ["Not measured on `mini/clip`."]
+    return [UNMEASURED.get(method, "Not measured on `mini/clip`.")]
 
 
 def _experiments(wanted: tuple[str, ...]) -> list[str]:
     """Return links to the experiments with a row of it, folded away where they would fill a telephone's screen."""
-    found = [experiment.name for experiment in _all() if _named(experiment, wanted)]
+    found = [experiment.name for experiment in every_experiment() if _named(experiment, wanted)]
     links = ", ".join(f"[{name}](../experiments/{name}.md)" for name in found)
     if not found:
         return ["No experiment remakes a printed row of it."]
@@ -62,11 +69,6 @@ def _experiments(wanted: tuple[str, ...]) -> list[str]:
         return [f"Experiments with a row of it: {links}."]
     summary = f"<summary>{len(found)} experiments have a row of it</summary>"
     return ['<details markdown="1">', summary, "", f"{links}.", "", "</details>"]
-
-
-@cache
-def _all() -> tuple[Experiment, ...]:
-    return tuple(map(load_experiment, names()))
 
 
 def _named(experiment: Experiment, wanted: tuple[str, ...]) -> bool:
@@ -97,11 +99,31 @@ def _of_one_seed(method: str) -> Iterator[Line]:
         for row in record["values"]["rows"]:
             if _is_of(row["label"], method) and row["label"] not in measured:
                 measured.add(row["label"])
-                yield Line(f"`mini/clip` small, seed 0, {_settings(row['label'])}", f"{100 * row['average']:.1f}")
+                where = f"`mini/clip` small, seed 0, {_settings(row['label'])}{_of_few(row['tasks'])}"
+                yield Line(where, f"{100 * row['average']:.1f}{_beside_references(row['tasks'])}")
+
+
+def _of_few(tasks: Mapping[str, float]) -> str:
+    """Return which experts were fused, where it was not all of them."""
+    few = len(tasks) < len(_references()["individual"])
+    return f", {'experts' if len(tasks) > 1 else 'expert'} of {' and '.join(tasks)}" if few else ""
+
+
+def _beside_references(tasks: Mapping[str, float]) -> str:
+    """Return what base and experts have on the same tasks, where these are not all."""
+    if not _of_few(tasks):
+        return ""
+    base, single = (100 * fmean(_references()[row][task] for task in tasks) for row in ("pretrained", "individual"))
+    return f" (base {base:.1f}, {'experts' if len(tasks) > 1 else 'expert'} {single:.1f})"
+
+
+@cache
+def _references() -> Mapping[str, Mapping[str, float]]:
+    return {row["method"]: row["tasks"] for row in read(METHODS)["values"]["rows"] if row["method"] in REFERENCES}
 
 
 def _beside_the_printed(method: str) -> Iterator[Line]:
-    experiment = load_experiment(STAND_IN)
+    experiment = next(each for each in every_experiment() if each.name == STAND_IN)
     methods: dict[str, Any] = {row.label: row.method.get("name") for row in experiment.rows}
     record = read(f"answer-{STAND_IN}-mini")
     for row in record["values"]["rows"]:

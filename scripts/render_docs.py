@@ -150,24 +150,28 @@ def made_whole() -> dict[Path, str]:
     return texts | {docs / "images" / name: draw() for name, draw in pictures.PICTURES.items()}
 
 
-def main() -> None:
-    stale = []
+def stale() -> dict[Path, str | None]:
+    """Return the files that are not as they should be, with what they should hold; None for those that should go."""
     whole = made_whole()
-    for path in (ROOT / "docs" / "experiments").glob("*.md"):
-        if path not in whole and "--check" not in sys.argv:
-            path.unlink()
-        elif path not in whole:
-            stale.append(path.relative_to(ROOT))
-    for path in [ROOT / "mkdocs.yml", ROOT / "README.md", *sorted({*whole, *(ROOT / "docs").rglob("*.md")})]:
+    found: dict[Path, str | None] = {
+        path: None for path in (ROOT / "docs" / "experiments").glob("*.md") if path not in whole
+    }
+    pages = {path for path in (ROOT / "docs").rglob("*.md") if path not in found}
+    for path in [ROOT / "mkdocs.yml", ROOT / "README.md", *sorted({*whole, *pages})]:
         before = path.read_text() if path.is_file() else ""
         after = whole[path] if path in whole else menu(before) if path.suffix == ".yml" else rendered(path, before)
         if after != before:
-            stale.append(path.relative_to(ROOT))
-            if "--check" not in sys.argv:
-                path.write_text(after)
-    if stale:
-        print(("stale: " if "--check" in sys.argv else "rendered: ") + ", ".join(map(str, stale)))
-    if stale and "--check" in sys.argv:
+            found[path] = after
+    return found
+
+
+def main() -> None:
+    check, found = "--check" in sys.argv, stale()
+    for path, text in found.items() if not check else ():
+        path.unlink() if text is None else path.write_text(text)
+    if found:
+        print(("stale: " if check else "rendered: ") + ", ".join(str(path.relative_to(ROOT)) for path in found))
+    if found and check:
         sys.exit(1)
 
 

@@ -1,11 +1,13 @@
 """A piece of work in several processes at once, forked from the test so that nothing is imported again."""
 
+import itertools
 import os
 import pickle
 import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -15,6 +17,7 @@ from torch import nn
 from fusionbench.training import Loop, Steps, joined, step_of
 
 LONGEST_SECONDS = 100
+_ASKED = itertools.count()
 
 
 class FailedThere(AssertionError):
@@ -35,9 +38,7 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
     process that was killed.
     """
     _warm()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(count)}
     children = []
     for rank in range(count):
         reading, writing = os.pipe()
@@ -54,6 +55,19 @@ def in_processes(count: int, work: Callable[[], Any]) -> list[Any]:
         os.waitpid(pid, 0)
         found.append(pickle.loads(said) if said else None)
     return found
+
+
+def _free_port() -> int:
+    """Return a port that nobody has, below those that the system gives away by itself, so that nobody else takes it.
+
+    Each process that runs tests begins to look elsewhere.
+    """
+    for number in range(10_000):
+        port = 20_000 + (os.getpid() * 97 + next(_ASKED) + number) % 10_000
+        with socket.socket() as tried, suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
 
 
 @cache

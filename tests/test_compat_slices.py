@@ -295,3 +295,18 @@ def test_recipes_that_do_not_fit_together_are_refused(names: tuple[tuple[str, st
     text = "---\n".join((f"name: {name}\n" if name else "") + ONE.format(model) for name, model in names)
     with pytest.raises(ConfigError, match=said):
         stages(text)
+
+
+def test_a_lone_model_of_a_slice_is_handed_back_by_multislerp_whatever_its_weight() -> None:
+    found = translated("""
+merge_method: multislerp
+slices:
+  - sources: [{model: a, layer_range: [0, 1], parameters: {weight: 0.5}}]
+  - sources:
+      - {model: a, layer_range: [1, 2], parameters: {weight: 0.5}}
+      - {model: b, layer_range: [1, 2], parameters: {weight: 0.25}}
+parameters: {normalize_weights: false}
+""")
+    alone, both = ([source["parameters"]["weights"] for source in part["sources"]] for part in found["slices"])
+    assert alone == [1.0]
+    assert both == [0.5, 0.25]

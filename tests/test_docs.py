@@ -4,8 +4,6 @@ import ast
 import importlib
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -141,10 +139,11 @@ def test_pictures_are_drawn_from_the_registry(monkeypatch: pytest.MonkeyPatch) -
     assert pictures.groups_of("ensemble")["chosen on validation data"] == ["weighted_ensemble"]
 
 
-def test_generated_blocks_are_fresh() -> None:
-    render = [sys.executable, str(ROOT / "scripts" / "render_docs.py"), "--check"]
-    found = subprocess.run(render, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stdout + found.stderr
+def test_generated_blocks_are_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    render_docs = importlib.import_module("render_docs")
+    stale = [str(path.relative_to(ROOT)) for path in render_docs.stale()]
+    assert stale == [], "run: python scripts/render_docs.py"
 
 
 def commands() -> list[tuple[str, str]]:
@@ -252,6 +251,13 @@ def test_the_method_of_the_guide_keeps_the_laws_that_it_claims() -> None:
     assert furthest(base, [two, one]).tolist() == [-2.0, -3.0, 0.5]
     assert furthest(base, [one, two], scale=0.0).tolist() == [0.0, 0.0, 0.0]
     assert furthest.entry.laws == ("identity", "order", "scale_zero", "shift", "single")
+
+
+def test_the_family_and_the_task_of_the_guide_are_those_of_the_package_that_is_run() -> None:
+    package = (ROOT / "tests/plugin/src/fusionbench_test_plugin/__init__.py").read_text()
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs/guides/own-family.md").read_text(), re.DOTALL)
+    assert len(shown) == 2
+    assert all(block in package for block in shown)
 
 
 def test_the_pages_name_no_path_of_a_machine() -> None:

@@ -9,7 +9,7 @@ from checkpoints import save_model
 from fusionbench import forecast as module
 from fusionbench.config import Recipe
 from fusionbench.errors import ConfigError, IncompatibleModels
-from fusionbench.forecast import forecast
+from fusionbench.forecast import Forecast, forecast
 from fusionbench.merge import merge
 
 SHAPES = {"layers.0.weight": (40, 30), "layers.1.weight": (40, 30), "embed.weight": (500, 30), "norm.weight": (30,)}
@@ -91,3 +91,33 @@ def test_what_cannot_be_merged_has_no_cost(models):
         forecast(recipe(models), models / "out")
     with pytest.raises(ConfigError, match="not known beforehand"):
         forecast(Recipe.load(None, ["experts.a=x", "base=y", "method=greedy_soup"]), models / "out", pool=object())
+
+
+def seconds_where(models, monkeypatch, *, memory: int | None, speed: float | None) -> Forecast:
+    """A forecast of a machine with so much memory and so fast a disk; a rehearsal takes 3 s in two passes."""
+    rehearsal = module._Rehearsal(entries=17430, working=3.0, syncing=0.0, passes=2, memory=1)
+    monkeypatch.setattr(module, "_rehearse", lambda *_: rehearsal)
+    monkeypatch.setattr(module, "available_memory", lambda: memory)
+    monkeypatch.setattr(module, "cold_speed", lambda *_: speed)
+    return forecast(recipe(models), models / "out")
+
+
+def test_inputs_that_memory_cannot_hold_come_from_the_disk_in_every_pass(models, monkeypatch):
+    read = 3 * 2 * 17430
+    found = seconds_where(models, monkeypatch, memory=read - 1, speed=read / 5)
+    assert (found.held, found.reading) == (False, pytest.approx(5))
+    assert found.devices["cpu"].seconds == pytest.approx(module.START_SECONDS + 3 + 2 * 5)
+
+
+def test_inputs_that_memory_holds_do_not_and_what_reading_them_once_would_add_is_said(models, monkeypatch):
+    read = 3 * 2 * 17430
+    found = seconds_where(models, monkeypatch, memory=read, speed=read / 5)
+    assert (found.held, found.reading) == (True, pytest.approx(5))
+    assert found.devices["cpu"].seconds == pytest.approx(module.START_SECONDS + 3)
+
+
+def test_a_disk_that_cannot_be_measured_is_not_counted(models, monkeypatch):
+    found = seconds_where(models, monkeypatch, memory=1, speed=None)
+    assert (found.held, found.reading) == (False, None)
+    assert found.devices["cpu"].seconds == pytest.approx(module.START_SECONDS + 3)
+    assert seconds_where(models, monkeypatch, memory=None, speed=None).held

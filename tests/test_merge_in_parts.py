@@ -28,6 +28,7 @@ from fusionbench.errors import (
     NotFinite,
     OutputError,
 )
+from fusionbench.kernels import prediction
 from fusionbench.launch.jobs import died, perform
 from fusionbench.launch.launching import LAUNCHERS
 from fusionbench.merge import merge
@@ -85,7 +86,8 @@ def here(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             done.append(json.loads(json.dumps(job)))
             yield number, json.loads(json.dumps(perform(done[-1])))
 
-    monkeypatch.setitem(LAUNCHERS, "processes", launch)
+    for name in ("processes", "ray"):
+        monkeypatch.setitem(LAUNCHERS, name, launch)
     merge_in_parts._opened.cache_clear()
     return done
 
@@ -120,14 +122,113 @@ def test_every_method_gives_the_bytes_of_a_merge_in_one_process(name: str, model
     assert said[-1] == (whole.parameters, whole.parameters)
     shards = len([*(models / "one").glob("*.safetensors")])
     assert shards > 2
-    assert [job["part"] for job in here if job["part"] is not None] == [*reversed(range(shards))]
+    assert [job["part"] for job in here if "verify" in job] == [*reversed(range(shards))]
 
 
-def test_methods_that_need_no_first_look_are_given_none(models: Path, here: list[Any]) -> None:
-    in_parts(models / "plain", "method=task_arithmetic", *PROCESSES)
-    assert None not in [job["part"] for job in here]
-    in_parts(models / "ties", "method=ties", *PROCESSES)
-    assert [job["part"] for job in here].count(None) == 1
+def looks(jobs: list[dict[str, Any]]) -> list[tuple[int | None, int | None]]:
+    """Which part each first look was at, and in which pass, in the order of passes and parts."""
+    found = [(job.get("look"), job["part"]) for job in jobs if job["part"] is None or job.get("look") is not None]
+    return sorted(found, key=str)
+
+
+def test_a_first_look_is_divided_where_it_counts_and_left_out_where_a_tensor_is_looked_at_alone(
+    models: Path, here: list[Any]
+) -> None:
+    machines, shards = OTHERS["ray"], range(4)
+    for asked, expected in {
+        ("method=task_arithmetic", *machines): [],
+        ("method=breadcrumbs", *machines): [],
+        ("method=sce", *PROCESSES): [],
+        ("method=ties", "method.scope=tensor", *PROCESSES): [],
+        ("method=ties", *machines): [(number, part) for number in range(3) for part in shards],
+        ("method=ties", "method.scope=changed", "method.keep=official", *machines): [
+            (number, part) for number in range(2) for part in shards
+        ],
+        # On one machine nothing is won by it.
+        ("method=ties", *PROCESSES): [(None, None)],
+        ("method=opcm", *machines): [(None, None)],
+    }.items():
+        here.clear()
+        in_parts(models / "-".join(asked), *asked)
+        assert looks(here) == expected, asked
+
+
+def test_who_makes_a_file_looks_at_no_other_tensors_where_each_is_looked_at_alone(
+    models: Path, here: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, seen = merge_in_parts.prepare_plan, list[str]()
+
+    def looking(plan: Any, *more: Any, **named: Any) -> Any:
+        seen.extend(step.output.name for step in plan)
+        return real(plan, *more, **named)
+
+    monkeypatch.setattr(merge_in_parts, "prepare_plan", looking)
+    in_parts(models / "parts", "method=breadcrumbs", *PROCESSES)
+    # The table stands in two files, by two names, and is looked at for each.
+    assert sorted(seen) == sorted(name.replace("lm_head", "embed_tokens") for name in tensors(0))
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+@pytest.mark.parametrize(("shard_bytes", "files"), [(5_000_000_000, 1), (8000, 2), (2600, 5)])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("method=ties",),
+        ("method=ties", "method.scope=changed", "method.density=[0.3,0.15]"),
+        ("method=ties", "method.scope=tensor", "method.keep=official"),
+        ("method=ties", "method.density=1"),
+        ("method=breadcrumbs", "method.top_drop=0.05"),
+        ("method=sce", "method.select_topk=0.4"),
+        ("method=model_stock",),
+    ],
+    ids=" ".join,
+)
+def test_looks_in_so_many_parts_find_what_one_finds(
+    asked: tuple[str, ...], shard_bytes: int, files: int, sampled: bool, models: Path, here: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if sampled:
+        # One process then guesses the cuts from a sample.
+        monkeypatch.setattr(prediction, "LEAST", 1)
+    asked = (*asked, f"output.shard_bytes={shard_bytes}")
+    merge(recipe(*asked), models / "one")
+    in_parts(models / "parts", *asked, *OTHERS["ray"])
+    assert content(models / "parts") == content(models / "one")
+    assert len([*(models / "one").glob("*.safetensors")]) == files
+
+
+def test_what_was_counted_is_not_counted_again(models: Path, here: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    merge(recipe("method=ties"), models / "one")
+    mine = LAUNCHERS["ray"]
+    for last in ((0, 2), (1, 1), (2, 3)):
+
+        def interrupted(
+            jobs: Sequence[Any], launcher: LauncherConfig, threads: int, last: tuple[int, int] = last
+        ) -> Launched:
+            for number, answer in mine(jobs, launcher, threads):
+                yield number, answer
+                if (jobs[number].get("look"), jobs[number]["part"]) == last:
+                    raise KeyboardInterrupt
+
+        monkeypatch.setitem(LAUNCHERS, "ray", interrupted)
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            in_parts(models / "parts", "method=ties", *OTHERS["ray"])
+        assert (models / "parts.partial").is_dir()
+    monkeypatch.setitem(LAUNCHERS, "ray", mine)
+    in_parts(models / "parts", "method=ties", *OTHERS["ray"])
+    assert looks(here) == [(number, part) for number in range(3) for part in range(4)]
+    assert content(models / "parts") == content(models / "one")
+
+
+def test_a_count_that_the_starter_does_not_see_is_an_error(
+    models: Path, here: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def idle(jobs: Sequence[Any], launcher: LauncherConfig, threads: int) -> Launched:
+        yield from ((number, {"value": 0}) for number, _ in enumerate(jobs))
+
+    monkeypatch.setitem(LAUNCHERS, "ray", idle)
+    with pytest.raises(OutputError, match="the machines do not share that folder"):
+        in_parts(models / "parts", "method=ties", *OTHERS["ray"])
 
 
 def test_other_processes_make_the_files_and_the_command_line_asks_for_it(models: Path) -> None:
@@ -156,7 +257,7 @@ def losing(part: int, times: int) -> Callable[..., Launched]:
     def launch(jobs: Sequence[Any], launcher: LauncherConfig, threads: int) -> Launched:
         for number, job in enumerate(jobs):
             for _ in range(2):
-                if job["part"] != part or not left[0]:
+                if job["part"] != part or job.get("look") is not None or not left[0]:
                     yield number, perform(job)
                     break
                 left[0] -= 1
@@ -187,8 +288,8 @@ def test_a_part_that_is_lost_twice_is_one_error_and_the_same_command_makes_only_
     in_parts(models / "parts", "method=ties", *PROCESSES, progress=lambda _, done, total: said.append(done))
     merge(recipe("method=ties"), models / "one")
     assert content(models / "parts") == content(models / "one")
-    parts = [job["part"] for job in here]
-    assert (parts[0], min(parts[1:])) == (None, 2)
+    assert min(job["part"] for job in here) == 2
+    assert not looks(here)
     first = [load_file(file).values() for file in sorted((models / "one").glob("*.safetensors"))[:2]]
     assert said[0] == sum(tensor.numel() for held in first for tensor in held)
 
@@ -220,7 +321,8 @@ def test_a_killed_starter_goes_on_with_what_is_finished_and_does_not_look_again(
     merge(recipe("method=ties"), models / "one")
     assert content(models / "parts") == content(models / "one")
     shards = len([*(models / "one").glob("*.safetensors")])
-    made = [job["part"] for job in here if job["part"] is not None]
+    assert not looks(here)
+    made = [job["part"] for job in here]
     assert made == [*reversed(range(shards - 2))]
 
 
@@ -251,7 +353,7 @@ def test_what_the_first_look_found_is_kept_when_nothing_else_is(
     mine = LAUNCHERS["processes"]
 
     def interrupted(jobs: Sequence[Any], launcher: LauncherConfig, threads: int) -> Launched:
-        if jobs[0]["part"] is not None:
+        if "verify" in jobs[0]:
             raise KeyboardInterrupt
         yield from mine(jobs, launcher, threads)
 
@@ -260,8 +362,9 @@ def test_what_the_first_look_found_is_kept_when_nothing_else_is(
         in_parts(models / "parts", "method=ties", *PROCESSES)
     assert (models / "parts.partial" / PREPARED).is_file()
     monkeypatch.setitem(LAUNCHERS, "processes", mine)
-    monkeypatch.setattr(merge_in_parts, "prepare_plan", lambda *_, **__: pytest.fail("it looked again"))
+    here.clear()
     in_parts(models / "parts", "method=ties", *PROCESSES)
+    assert not looks(here)
     merge(recipe("method=ties"), models / "one")
     assert content(models / "parts") == content(models / "one")
 
@@ -334,7 +437,7 @@ def test_an_output_that_the_starter_does_not_see_is_an_error(
     models: Path, here: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def idle(jobs: Sequence[Any], launcher: LauncherConfig, threads: int) -> Launched:
-        yield from ((number, {"value": None}) for number, _ in enumerate(jobs))
+        yield from ((number, {"value": 0}) for number, _ in enumerate(jobs))
 
     monkeypatch.setitem(LAUNCHERS, "processes", idle)
     with pytest.raises(OutputError, match="the machines do not share that folder"):
@@ -363,7 +466,7 @@ def test_a_launcher_whose_package_is_missing_says_so_before_anything_is_read(
 
 def test_an_output_of_one_file_is_said_to_need_no_others(models: Path, here: list[Any]) -> None:
     whole = merge(recipe("method=ties", "output.shard_bytes=5GB", *PROCESSES), models / "one", in_parts=True)
-    assert [job["part"] for job in here] == [None, 0]
+    assert [job["part"] for job in here if "verify" in job] == [0]
     assert "output.shard_bytes=500MB makes several" in whole.notes[-1]
 
 

@@ -4,15 +4,17 @@ import hashlib
 import json
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
+import fsspec
 import pytest
 import torch
 
 from checkpoints import save_model
 from fusionbench.cli import main
 from fusionbench.config import Recipe
-from fusionbench.errors import CheckpointError, ConfigError
+from fusionbench.errors import CheckpointError, ConfigError, OutputError
 from fusionbench.merge import merge
 from fusionbench.provenance import remake, verify
 from fusionbench.records import DataUse, Report
@@ -114,6 +116,18 @@ def test_what_cannot_be_made_again_is_refused_before_anything_is_written(models)
         remake(folder)
 
 
+def test_a_place_where_nothing_can_be_written_is_one_clear_error(models, finished, monkeypatch):
+    folder = make(models, out="merged")
+
+    def refuse(prefix: str, dir: Path) -> str:
+        raise PermissionError(13, "Permission denied", str(dir / prefix))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    for again in (lambda: remake(folder), lambda: remake_run(finished)):
+        with pytest.raises(OutputError, match=f"{models} cannot be written: Permission denied"):
+            again()
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -140,6 +154,34 @@ def test_the_lock_of_a_merged_base_is_not_copied_into_what_is_merged_from_it(mod
     recipe = Recipe.load(None, [f"base={folder}", f"experts.math={models / 'math'}", "method=task_arithmetic"])
     merge(recipe, models / "again")
     assert json.loads((models / "again" / LOCK).read_text())["inputs"]["base"]["reference"] == str(folder)
+
+
+@pytest.mark.parametrize("where", ["", "/model"])
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_a_folder_at_an_address_is_held_against_its_lock_too(models, monkeypatch, capsys, kind, where):
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(models / "cache"))
+    folder = make(models, "output.shard_bytes=30", digest=True)
+    address = f"file://{models}/store/merged" if kind == "file" else "memory://store/merged"
+    system, top = fsspec.core.url_to_fs(address)
+    try:
+        system.put(str(folder), f"{top}{where}", recursive=True)
+        assert command(monkeypatch, "verify", address) == 0
+        assert f"{address} is as its lock says (every byte)" in capsys.readouterr().out
+        names = sorted(path.name for path in folder.glob("*.safetensors"))
+        content = bytearray((folder / names[0]).read_bytes())
+        content[-1] ^= 1
+        system.pipe_file(f"{top}{where}/{names[0]}", bytes(content))
+        system.mv(f"{top}{where}/{names[1]}", f"{top}{where}/other.safetensors")
+        assert command(monkeypatch, "verify", f"{address}/") == 2
+        told = capsys.readouterr().err.splitlines()
+        assert [line.split()[1] for line in told] == [*names, "other.safetensors"]
+        assert ["another SHA-256" in told[0], "is missing" in told[1], "is not in" in told[2]] == [True] * 3
+        system.rm_file(f"{top}{where}/{LOCK}")
+        assert command(monkeypatch, "verify", address) == 2
+        assert f"{address} has no {LOCK}" in capsys.readouterr().err
+        assert not [path for path in (models / "cache").rglob("*") if path.is_file()]
+    finally:
+        fsspec.filesystem("memory").store.clear()
 
 
 def test_a_lock_never_leads_out_of_its_folder(models):

@@ -4,7 +4,7 @@ The command line runs the same code, so both give the same bits.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,8 +83,8 @@ class Algorithm:
             return self._fused(pool, tasks, place, runtime or RuntimeConfig())
 
     def _fused(self, pool: Any, tasks: Any, folder: Path, runtime: RuntimeConfig) -> "Fused":
-        from fusionbench.mixing.assemble import in_memory
-        from fusionbench.mixing.build import fused_reference, fused_weights
+        from fusionbench.mixing.assemble import in_memory, with_config
+        from fusionbench.mixing.build import fused_reference
         from fusionbench.run.setting import check_batch_norm
         from fusionbench.run.whole import Bench, fuse_whole, with_collected
         from fusionbench.weights.devices import device_named
@@ -102,7 +102,8 @@ class Algorithm:
         bench = Bench(opened, method, self.seed, runtime, lambda: _own_tasks(task_pool, opened), folder)
         if entry.kind == "whole":
             return fuse_whole(bench)[0]
-        return fused_weights(merge_in_memory(self, with_collected(bench)[0].pool, runtime), opened, device)
+        tensors, config = merge_in_memory(self, with_collected(bench)[0].pool, runtime)
+        return with_config(entry.name, tensors, config, opened, device)
 
     def to_yaml(self) -> str:
         """Return the algorithm as YAML."""
@@ -199,13 +200,16 @@ def _folder_for(folder: Path | None) -> Iterator[Path]:
         yield Path(made)
 
 
-def load_fused(model: str | Path, pool: Any, *, runtime: RuntimeConfig | None = None) -> "Fused":
+def load_fused(
+    model: str | Path, pool: Any, *, runtime: RuntimeConfig | None = None, preference: Sequence[float] | None = None
+) -> "Fused":
     """Return a saved fused model of any form, which predicts the same bits as before it was saved.
 
     Args:
         model: a folder, a file or a hub id: what `save` of a fused model wrote, or a plain checkpoint.
         pool: what it was fused of, or a suite, as an `Algorithm` takes it; its base is what masks are put on.
         runtime: the device.
+        preference: of a model of pwe_moe, one weight an expert: the plain model that it is merged to for them.
 
     Raises:
         FusionBenchError: where there is no model, it is damaged, or does not fit the pool.
@@ -213,7 +217,8 @@ def load_fused(model: str | Path, pool: Any, *, runtime: RuntimeConfig | None = 
     from fusionbench.run.opening import open_fused
     from fusionbench.weights.devices import device_named
 
-    return open_fused(model, open_models(pool), device_named((runtime or RuntimeConfig()).device)).fused
+    device = device_named((runtime or RuntimeConfig()).device)
+    return open_fused(model, open_models(pool), device, preference=preference).fused
 
 
 def _opened(pool: Any, tasks: Any) -> tuple[Pool, Any]:
@@ -241,11 +246,13 @@ def _own_tasks(tasks: Any, pool: Pool) -> "Mapping[str, Task]":
     return own_tasks(Suite(name="the given tasks", pool=models, tasks=known), replace(pool, tasks=own))
 
 
-def merge_in_memory(algorithm: Algorithm, pool: Pool, runtime: RuntimeConfig | None = None) -> "dict[str, Tensor]":
-    """Return the merged tensors of a stream method by canonical name, in the base's kinds of number."""
+def merge_in_memory(
+    algorithm: Algorithm, pool: Pool, runtime: RuntimeConfig | None = None
+) -> "tuple[dict[str, Tensor], Mapping[str, Any]]":
+    """Return the merged tensors of a stream method by canonical name, and their configuration if it is another."""
     from fusionbench.weights.tensors import MemorySink
 
     plan = plan_of(pool, algorithm.method, seed=algorithm.seed, batch_norm=algorithm.batch_norm)
     sink = MemorySink([step.output for step in plan])
     run_recipe_plan(plan, algorithm.method, runtime or RuntimeConfig(), sink)
-    return sink.weights
+    return sink.weights, {**pool.reference.config, **plan.config} if plan.config else {}

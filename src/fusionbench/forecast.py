@@ -18,6 +18,7 @@ from fusionbench.errors import ConfigError
 from fusionbench.kernels.tiles import BLOCK
 from fusionbench.merge import Pool, open_pool, plan_of_recipe
 from fusionbench.registry import Entry, methods
+from fusionbench.weights.cold_reading import available_memory, cold_speed
 from fusionbench.weights.engine import run_plan
 from fusionbench.weights.headers import ITEM_BYTES, TensorSpec, as_buffer
 from fusionbench.weights.jobs import total_entries
@@ -47,7 +48,7 @@ class Cost:
 
     Attributes:
         passes: over the inputs.
-        seconds: with the inputs in the page cache.
+        seconds: with the inputs in the page cache where memory can hold them, else from the disk in every pass.
         memory: bytes beside mapped files, at the peak.
         rehearsed: share of the merge that was tried out to know.
     """
@@ -69,6 +70,8 @@ class Forecast:
         fetched: bytes of the inputs that are on the hub alone, and are downloaded first.
         written: bytes.
         free: bytes free where the output goes.
+        reading: seconds that a pass takes longer where the inputs come from the disk; None where that is not known.
+        held: whether memory can hold the inputs, so that only a first pass may have to read them from the disk.
         devices: the cost by device, that of the recipe first.
     """
 
@@ -78,15 +81,17 @@ class Forecast:
     fetched: int
     written: int
     free: int
+    reading: float | None
+    held: bool
     devices: Mapping[str, Cost]
 
 
 def forecast(recipe: Recipe, out: Path, pool: Pool | None = None) -> Forecast:
-    """Return what a merge would take; no tensor of the inputs is read, and nothing is left behind.
+    """Return what a merge would take; nothing is left behind.
 
     The method runs, for about two seconds, on made-up tensors with the shapes and kinds of the plan's, from memory to a
-    file beside `out`; its time is scaled by the number of entries. Of models that are on the hub alone only headers are
-    fetched.
+    file beside `out`; its time is scaled by the number of entries. How fast the disk is, is measured on parts of the
+    inputs. Of models that are on the hub alone only headers are fetched.
 
     Args:
         recipe: of a method that merges tensor by tensor.
@@ -100,15 +105,20 @@ def forecast(recipe: Recipe, out: Path, pool: Pool | None = None) -> Forecast:
     if methods[recipe.method.name].kind != "stream":
         raise ConfigError(f"{recipe.method.name} does not merge tensor by tensor, so its cost is not known beforehand.")
     plan = plan_of_recipe(recipe, pool, glimpse=True)
-    place = _existing(out)
+    place, runtime = _existing(out), recipe.runtime
+    read = sum(spec.nbytes for source in plan.sources for spec in source.specs.values())
+    speed, memory = cold_speed(plan.sources, runtime.threads), available_memory()
+    reading, held = None if speed is None else read / speed, memory is None or read <= memory
     return Forecast(
         tensors=len(plan.steps),
         parameters=total_entries(plan),
-        read=sum(spec.nbytes for source in plan.sources for spec in source.specs.values()),
+        read=read,
         fetched=sum(getattr(source, "file_bytes", 0) for source in {id(s): s for s in plan.sources}.values()),
         written=sum(step.output.nbytes for step in plan),
         free=shutil.disk_usage(place).free,
-        devices={name: _cost(plan, recipe, name, place) for name in _devices(recipe.runtime.device)},
+        reading=reading,
+        held=held,
+        devices={name: _cost(plan, recipe, name, place, 0 if held else reading) for name in _devices(runtime.device)},
     )
 
 
@@ -125,11 +135,12 @@ def _devices(asked: str) -> list[str]:
     return [*dict.fromkeys(found)]
 
 
-def _cost(plan: Plan, recipe: Recipe, device: str, place: Path) -> Cost:
+def _cost(plan: Plan, recipe: Recipe, device: str, place: Path, each_pass: float | None) -> Cost:
     entry, entries = methods[recipe.method.name], total_entries(plan)
     found = _rehearse(plan, entry, recipe, device, place)
     share = found.entries / entries if entries else 1.0
     working, syncing = (seconds / max(share, 1e-12) for seconds in (found.working, found.syncing))
+    working += found.passes * (each_pass or 0)
     return Cost(
         passes=found.passes,
         # What the system writes by itself meanwhile needs no waiting for at the end.

@@ -1,22 +1,25 @@
 """A merge whose files other processes make, of this machine, of a Ray cluster or of Slurm: a file of the output a job.
 
-The process that starts it reads headers only. Where a method looks at the whole model first, one job does that and
-leaves what it found as a file of plain data; then each job makes one file of the output and gives it its name when it
-is whole. The index is written last, by the starter. No torch here beyond what the method needs.
+The process that starts it reads headers only. Where a method looks at the whole model first and counts, each job counts
+in the tensors of one file, and the starter adds up; on one machine, or where it does more than count, one job looks
+alone. What was found is left as a file of plain data; then each job makes one file of the output and gives it its name
+when it is whole. The index is written last, by the starter. No torch here beyond what the method needs.
 """
 
 import json
 import shutil
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 from fusionbench.config import Recipe
-from fusionbench.errors import CheckpointError, ConfigError
+from fusionbench.config.launcher import LauncherConfig
+from fusionbench.errors import CheckpointError, ConfigError, OutputError
+from fusionbench.kernels import State
 from fusionbench.launch import Job, launch, new_job, value_of
 from fusionbench.launch.slurm import JOB_FILES
 from fusionbench.merge import Pool, Progress, open_pool, plan_of_recipe, run_recipe_plan
@@ -26,11 +29,12 @@ from fusionbench.weights.aliases import written_once
 from fusionbench.weights.arrays import kernel_for
 from fusionbench.weights.engine import Prepared, prepare_plan
 from fusionbench.weights.layout import Layout
-from fusionbench.weights.partial import PREPARED
+from fusionbench.weights.looks import added, count_part, look_in_parts
+from fusionbench.weights.partial import PREPARED, written_to
 from fusionbench.weights.plan import Plan
 from fusionbench.weights.prepared import load_prepared, save_prepared
 from fusionbench.weights.read_back import ReadBack
-from fusionbench.weights.shard_writer import ShardWriter
+from fusionbench.weights.shard_writer import ShardWriter, check_folder
 from fusionbench.weights.writer import CheckpointWriter
 
 KIND = "merge"
@@ -61,27 +65,77 @@ def run_in_parts(
     total = sum(sizes)
     done = total - sum(sizes[number] for number in missing)
     progress(what, done, total)
-    passes = 1
-    if missing and _may_look_first(plan, recipe):
-        # Alone on this machine, the first look may have all of it.
-        threads = recipe.runtime.threads if launcher.name == "processes" else launcher.cpus
-        for _, answer in launch([_job(recipe, about, writer, None, threads)], launcher, recipe.runtime.threads):
-            passes += int(value_of(answer))
+    passes = 0
+    if missing:
+        _look_first(recipe, about, plan, writer, launcher)
     jobs = [{**_job(recipe, about, writer, number, launcher.cpus), "verify": verify} for number in missing]
     with closing(launch(jobs, launcher, recipe.runtime.threads)) as answers:
         for job, answer in answers:
-            value_of(answer)
+            passes = max(passes, int(value_of(answer)))
             writer.take(missing[job])
             done += sizes[missing[job]]
             progress(what, done, total)
     shutil.rmtree(writer.partial / JOB_FILES, ignore_errors=True)
-    return passes
+    return passes + 1
 
 
-def _may_look_first(plan: Plan, recipe: Recipe) -> bool:
-    """Tell whether a method looks at the whole model first; where only its torch function knows, that is not asked."""
-    kernel = kernel_for(plan, methods[recipe.method.name], dict(recipe.method.params), recipe.runtime.device)
-    return kernel is None or kernel.prepare is not None
+def _look_first(
+    recipe: Recipe, about: Mapping[str, Any], plan: Plan, writer: CheckpointWriter, launcher: LauncherConfig
+) -> None:
+    """See that what is found of the whole model is in its file, where the method needs to know it."""
+    values, found = dict(recipe.method.params), writer.partial / PREPARED
+    kernel = kernel_for(plan, methods[recipe.method.name], values, recipe.runtime.device)
+    if found.is_file() or (kernel is not None and (kernel.prepare is None or kernel.apart(values))):
+        return
+    if kernel is None or launcher.name == "processes":
+        # Alone on this machine, a look may have all of it, and reads less: a sample tells it where to count. Whether
+        # there is one without a kernel, only torch's function knows.
+        threads = recipe.runtime.threads if launcher.name == "processes" else launcher.cpus
+        _ask([_job(recipe, about, writer, None, threads)], recipe, launcher)
+        return
+    once, *_ = written_once(plan, _Nowhere())
+    counts = partial(_counts, recipe, about, writer, launcher)
+    _keep(found, look_in_parts(once, kernel, values, counts))
+
+
+def _counts(
+    recipe: Recipe, about: Mapping[str, Any], writer: CheckpointWriter, launcher: LauncherConfig, number: int
+) -> State:
+    """Return what a pass of the first look finds in the whole model: the sums over the tensors of each file."""
+    whole = pass_file(writer.partial, number)
+    if not whole.is_file():
+        parts = {part: pass_file(writer.partial, number, part) for part in range(len(writer.layout.shards))}
+        missing = [part for part, path in parts.items() if not path.is_file()]
+        _ask(
+            [{**_job(recipe, about, writer, part, launcher.cpus), "look": number} for part in missing], recipe, launcher
+        )
+        if unseen := [path.name for path in parts.values() if not path.is_file()]:
+            raise OutputError(
+                f"{unseen[0]} was written, but is not in {writer.partial}: the machines do not share that folder. "
+                "Choose an --out that all of them see."
+            )
+        _keep(whole, Prepared(added(load_prepared(path).found for path in parts.values()), 0))
+        for path in parts.values():
+            path.unlink()
+    state: State = load_prepared(whole).found
+    return state
+
+
+def pass_file(folder: Path, number: int, part: int | None = None) -> Path:
+    """Return the file of what a pass of the first look finds, in the whole model or in the tensors of one file."""
+    return folder / f"{PREPARED}-{number}{'' if part is None else f'-{part}'}"
+
+
+def _keep(path: Path, prepared: Prepared) -> None:
+    with written_to(path.parent):
+        save_prepared(path, prepared)
+
+
+def _ask(jobs: Sequence[Job], recipe: Recipe, launcher: LauncherConfig) -> None:
+    """Have jobs done whose answers say nothing but that they are."""
+    with closing(launch(jobs, launcher, recipe.runtime.threads)) as answers:
+        for _, answer in answers:
+            value_of(answer)
 
 
 def _job(recipe: Recipe, about: Mapping[str, Any], writer: CheckpointWriter, part: int | None, threads: int) -> Job:
@@ -90,33 +144,41 @@ def _job(recipe: Recipe, about: Mapping[str, Any], writer: CheckpointWriter, par
     return new_job(KIND, writer.partial, {"recipe": document, "about": about, "part": part})
 
 
-def merge_part(job: Job) -> int | None:
-    """Do a job of `run_in_parts`: make one file of the output, or look first and return how many passes that took.
+def merge_part(job: Job) -> int:
+    """Do a job of `run_in_parts`: look at the whole model, count in the tensors of a file, or make that file.
+
+    Returns:
+        How many passes over the inputs the first look took; 0 of a count.
 
     Raises:
         CheckpointError: where a model is another one on this machine.
+        OutputError: where the folder is not the one of this merge.
         FusionBenchError: see `fusionbench.merge.merge`.
     """
     work = _opened(json.dumps([job["recipe"], job["about"]]))
-    partial = Path(job["folder"])
-    found = partial / PREPARED
-    prepared = work.prepared(found) if found.is_file() else None
+    folder = Path(job["folder"])
+    key = work.layout.key(job["about"]["identity"])
+    found = folder / PREPARED
+    if job.get("look") is not None:
+        before = [load_prepared(pass_file(folder, number)).found for number in range(job["look"])]
+        state = work.count(job["part"], before)
+        check_folder(folder, key)
+        _keep(pass_file(folder, job["look"], job["part"]), Prepared(state, 0))
+        return 0
+    prepared = work.prepared(found) if found.is_file() else work.prepare(job["part"])
     if job["part"] is None:
-        if prepared is None:
-            prepared = work.prepare()
-            save_prepared(found, prepared)
+        if not found.is_file():
+            _keep(found, prepared)
         return prepared.passes
-    names = {spec.name for spec in work.layout.shards[job["part"]]}
-    others = {step.output.name for step in work.plan} - names
-    with ShardWriter(partial, work.layout, job["part"], key=work.layout.key(job["about"]["identity"])) as writer:
+    others = {step.output.name for step in work.plan} - work.names(job["part"])
+    with ShardWriter(folder, work.layout, job["part"], key=key) as writer:
         sink = ReadBack(writer) if job["verify"] else writer
         run_recipe_plan(
-            work.plan, work.recipe.method, work.recipe.runtime, sink, finished=others,
-            prepared=prepared or Prepared(None, 0),
+            work.plan, work.recipe.method, work.recipe.runtime, sink, finished=others, prepared=prepared
         )  # fmt: skip
         if isinstance(sink, ReadBack):
             sink.compare()
-    return None
+    return prepared.passes
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +189,29 @@ class _Work:
     plan: Plan
     layout: Layout
 
-    def prepare(self) -> Prepared:
-        """Look at the whole model, as the merge in one process does."""
+    def names(self, part: int) -> set[str]:
+        """Return the outputs that a file holds."""
+        return {spec.name for spec in self.layout.shards[part]}
+
+    def prepare(self, part: int | None) -> Prepared:
+        """Look at the whole model, or at what a file holds, as the merge in one process does."""
         runtime, method = self.recipe.runtime, self.recipe.method
         plan, *_ = written_once(self.plan, _Nowhere())
+        if part is not None:
+            own = {self.plan.aliases.get(name, name) for name in self.names(part)}
+            plan = replace(plan, steps=tuple(step for step in plan if step.output.name in own))
         return prepare_plan(
             plan, methods[method.name], values=method.params, threads=runtime.threads, memory=runtime.memory,
             device=runtime.device,
+        )  # fmt: skip
+
+    def count(self, part: int, before: Sequence[State]) -> State:
+        """Return what one more pass finds in the tensors that a file holds and no other has under a first name."""
+        runtime, method = self.recipe.runtime, self.recipe.method
+        plan, *_ = written_once(self.plan, _Nowhere())
+        return count_part(
+            plan, self.names(part), methods[method.name], values=method.params, threads=runtime.threads,
+            memory=runtime.memory, device=runtime.device, before=before,
         )  # fmt: skip
 
     def prepared(self, path: Path) -> Prepared:

@@ -210,7 +210,9 @@ def _read_number(parameter: Parameter, value: JSON) -> float | int:
     whole = parameter.type == "integer"
     if math.isnan(number) or (whole and not (math.isfinite(number) and number == int(number))):
         raise ValueError(f"expected {'a whole number' if whole else 'a number'}, got {value!r}")
-    if math.isinf(number) or number not in parameter.range:
+    if math.isinf(number):
+        raise ValueError(f"{value} is not finite; its range is {parameter.range}. {parameter.doc}".rstrip())
+    if number not in parameter.range:
         raise ValueError(f"{value} is outside its range {parameter.range}. {parameter.doc}".rstrip())
     return int(number) if whole else number
 

@@ -1,8 +1,7 @@
 """Is a merged folder what it says? Its files are held against its lock, or it is made once more. No torch here."""
 
 import shutil
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,9 @@ from typing import Any
 from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, ConfigError, FusionBenchError
 from fusionbench.merge import Progress, merge, open_pool, silent
+from fusionbench.records import Remote
 from fusionbench.weights.lock import LOCK, describe, read_lock, sha256
+from fusionbench.weights.partial import room_beside
 from fusionbench.weights.sources import open_source
 
 MODEL = "model"
@@ -37,18 +38,49 @@ def is_merged(folder: Path) -> bool:
     return (folder / LOCK).is_file()
 
 
-def verify(folder: Path) -> Checked:
+def verify(place: Path | Remote) -> Checked:
     """Hold the files of a merged folder, or of a run's model, against its lock, and its inputs where they are found.
+
+    Of a remote place, one file at a time is copied to this machine, looked at and removed.
 
     Raises:
         CheckpointError: where the folder has no lock, or one that cannot be read.
+        OutputError: where an address cannot be read.
     """
-    if not is_merged(folder) and is_merged(folder / MODEL):
-        folder = folder / MODEL
-    lock = read_lock(folder)
+    if isinstance(place, Remote):
+        return _verify_remote(place)
+    folder = place if is_merged(place) or not is_merged(place / MODEL) else place / MODEL
+    names = {path.name for path in folder.iterdir() if path.is_file()} if folder.is_dir() else set()
+    return _held_against(read_lock(folder), names, lambda name, facts: _compare(folder / name, facts))
+
+
+def _verify_remote(remote: Remote) -> Checked:
+    held = set(remote.names())
+    inside = f"{MODEL}/" if LOCK not in held and f"{MODEL}/{LOCK}" in held else ""
+    if f"{inside}{LOCK}" not in held:
+        raise CheckpointError(f"{remote} has no {LOCK}: it was not made by fusionbench merge, or the file was removed.")
+    with remote.copied(f"{inside}{LOCK}") as path:
+        lock = read_lock(path.parent)
+
+    def compare(name: str, facts: Mapping[str, Any]) -> str | None:
+        with remote.copied(f"{inside}{name}") as path:
+            return _compare(path, facts)
+
+    names = {name.removeprefix(inside) for name in held if name.startswith(inside)}
+    return _held_against(lock, {name for name in names if "/" not in name}, compare)
+
+
+def _held_against(
+    lock: Mapping[str, Any], names: Set[str], compare: Callable[[str, Mapping[str, Any]], str | None]
+) -> Checked:
+    """Return what is wrong with files of these names in a folder of this lock."""
     expected: Mapping[str, Mapping[str, Any]] = lock["outputs"]
-    problems = [problem for name, facts in expected.items() if (problem := _compare(folder / name, facts))]
-    extra = sorted(path.name for path in folder.glob("*.safetensors") if path.name not in expected)
+    problems = [
+        problem
+        for name, facts in expected.items()
+        if (problem := compare(name, facts) if name in names else f"{name} is missing")
+    ]
+    extra = sorted(name for name in names - expected.keys() if name.endswith(".safetensors"))
     problems += [f"{name} is not in {LOCK}" for name in extra]
     full = all("sha256" in facts for facts in expected.values())
     inputs = [line for name, facts in lock["inputs"].items() if (line := _input(name, facts))]
@@ -57,8 +89,6 @@ def verify(folder: Path) -> Checked:
 
 def _compare(path: Path, facts: Mapping[str, Any]) -> str | None:
     """Return what is wrong with a file, or None."""
-    if not path.is_file():
-        return f"{path.name} is missing"
     size = path.stat().st_size
     if size != facts.get("bytes"):
         return f"{path.name} has {size} bytes, the lock says {facts.get('bytes')}"
@@ -99,6 +129,7 @@ def remake(folder: Path, progress: Progress = silent) -> tuple[str, ...]:
     Raises:
         CheckpointError: where the folder has no lock, or its inputs are gone or have changed.
         ConfigError: where the folder is the model of a run, whose models a suite names.
+        OutputError: where nothing can be written beside the folder.
         FusionBenchError: see `fusionbench.merge.merge`.
     """
     lock = read_lock(folder)
@@ -110,7 +141,7 @@ def remake(folder: Path, progress: Progress = silent) -> tuple[str, ...]:
         raise ConfigError(
             f"{folder} was written by a run of a suite. Name the run's folder: fusionbench reproduce {folder.parent}"
         )
-    place = Path(tempfile.mkdtemp(prefix=f"{folder.name}.remade-", dir=folder.resolve().parent))
+    place = room_beside(folder)
     try:
         merge(recipe, place / "model", progress, open_pool(recipe))
         return tuple(

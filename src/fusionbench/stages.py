@@ -10,6 +10,7 @@ from fusionbench.errors import OutputError
 from fusionbench.merge import Merged, Pool, Progress, merge, open_pool, plan_of_recipe, silent
 from fusionbench.merge_header import header
 from fusionbench.registry import methods
+from fusionbench.weights.arrays import check_models
 from fusionbench.weights.checks import fit
 from fusionbench.weights.sources import open_source
 
@@ -60,7 +61,9 @@ def notes_of(recipe: Recipe) -> tuple[str, ...]:
     pool = open_pool(recipe)
     if methods[recipe.method.name].kind == "rebuild":
         return fit(pool.reference, pool.experts, tower=pool.tower).notes
-    return plan_of_recipe(recipe, pool).notes
+    plan = plan_of_recipe(recipe, pool)
+    check_models(plan, methods[recipe.method.name])
+    return plan.notes
 
 
 def _make(recipe: Recipe, folder: Path, progress: Progress, pool: Pool, digest: bool) -> Merged:

@@ -205,10 +205,11 @@ class Trial:
     def deaths(self, every: int = 1, most: int = 2000) -> int:
         """Kill the command at each (or every so manieth) touch of the disk, check each time; return how many died.
 
-        With FUSIONBENCH_EVERY_DEATH in the environment it is at each.
+        With FUSIONBENCH_EVERY_DEATH=1 in the environment it is at each; with 2/8 at the second of every eight, so that
+        eight such calls, one after the other or side by side, are at each.
         """
-        every = 1 if "FUSIONBENCH_EVERY_DEATH" in os.environ else every
-        for died, last in enumerate(itertools.count(1, every)):
+        piece, _, pieces = os.environ.get("FUSIONBENCH_EVERY_DEATH", f"1/{every}").partition("/")
+        for died, last in enumerate(itertools.count(int(piece), int(pieces or 1))):
             code = run_until(last, self.command, self._arm)
             if code == 0:
                 self._forget()

@@ -30,23 +30,28 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def here(jobs: Sequence[Any], launcher: Any, threads: int) -> Generator[tuple[int, Any], None, None]:
         yield from ((number, perform(job)) for number, job in enumerate(jobs))
 
-    monkeypatch.setitem(LAUNCHERS, "processes", here)
+    for name in ("processes", "ray"):
+        monkeypatch.setitem(LAUNCHERS, name, here)
     return tmp_path
 
 
-def merged(models: Path, place: Path) -> None:
+def merged(models: Path, launcher: str, place: Path) -> None:
     """What the command does: a folder that is whole is not merged once more."""
     experts = [f"experts.{name}={models / name}" for name in "ab"]
-    start = [f"base={models / 'base'}", *experts, "runtime.launcher=processes", "output.shard_bytes=600"]
+    start = [f"base={models / 'base'}", *experts, f"runtime.launcher={launcher}", "output.shard_bytes=600"]
     recipe = Recipe.load(None, [*start, "method=ties"])
     if not (place / "model").exists():
         merge(recipe, place / "model", in_parts=True, digest=True)
 
 
 @pytest.mark.slow
-def test_a_merge_in_parts_is_whole_or_not_there_and_is_finished_by_the_same_command(models: Path) -> None:
-    assert Trial(lambda place: merged(models, place), models).deaths() > 30
+@pytest.mark.parametrize("launcher", ["processes", "ray"])
+def test_a_merge_in_parts_is_whole_or_not_there_and_is_finished_by_the_same_command(
+    models: Path, launcher: str
+) -> None:
+    assert Trial(lambda place: merged(models, launcher, place), models).deaths() > 30
 
 
-def test_a_merge_in_parts_that_is_killed_at_some_touches_of_the_disk_is_finished(models: Path) -> None:
-    assert Trial(lambda place: merged(models, place), models).deaths(every=9) > 3
+@pytest.mark.parametrize("launcher", ["processes", "ray"])
+def test_a_merge_in_parts_that_is_killed_at_some_touches_of_the_disk_is_finished(models: Path, launcher: str) -> None:
+    assert Trial(lambda place: merged(models, launcher, place), models).deaths(every=9) > 3

@@ -1,7 +1,6 @@
 """`merge` and `inspect` by the command line: what they say, what they refuse, what they leave behind."""
 
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -62,6 +61,13 @@ class TestMistakes:
             return err
 
         return call
+
+    def test_a_number_of_experts_that_means_nothing_to_the_method_in_a_dry_run_too(
+        self, refused: Callable[..., str], checkpoint: Write
+    ) -> None:
+        experts = [f"experts.{name}={checkpoint(name)}" for name in "abc"]
+        assert "Name two experts" in refused(*experts, "method=slerp", "--dry-run")
+        assert "Name two experts" in refused(*experts, "method=slerp")
 
     def test_an_unknown_method(self, refused: Callable[..., str], checkpoint: Write) -> None:
         err = refused(f"base={checkpoint('base')}", "experts.a=x", "method=tise")
@@ -178,23 +184,42 @@ def test_ctrl_c_ends_in_words_and_leaves_nothing(
     assert not (tmp_path / "out.partial").exists()
 
 
-def test_an_interrupted_process_dies_with_its_code(checkpoint: Write, tmp_path: Path) -> None:
-    """A real signal to a real process, at whatever moment: either it was done, or nothing is left."""
-    big = np.zeros((2048, 2048), np.float32)
-    base = checkpoint("base", w=big)
-    experts = [f"experts.e{i}={base}" for i in range(12)]
-    # A job in the background is started with interruptions ignored; the command line should not be.
-    start = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    start += "sys.argv[0] = 'fusionbench'; from fusionbench.cli import main; main()"
-    command = [sys.executable, "-c", start, "merge", f"base={base}", *experts, "method=ties", "--out", "out"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "out.partial").exists() and process.poll() is None:
-        pass
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert "Traceback" not in err
-    assert process.returncode in (0, 130)
-    assert (tmp_path / "out").exists() is (process.returncode == 0)
+INTERRUPTED = """
+import os, pathlib, signal, sys
+# A job in the background is started with interruptions ignored; the command line should not be.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from fusionbench.cli import main
+from fusionbench.weights.writer import CheckpointWriter
+real = CheckpointWriter.write
+def write(self, *arguments):
+    print("interrupted while", *pathlib.Path().glob("out*"), "was there", flush=True)
+    CheckpointWriter.write = real
+    os.kill(os.getpid(), signal.SIGINT)
+    return real(self, *arguments)
+CheckpointWriter.write = write
+sys.argv[0] = "fusionbench"
+main()
+"""
+
+
+def test_an_interrupted_process_dies_with_its_code_and_the_same_command_goes_on(
+    cli: Cli, checkpoint: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real signal to a real process while it writes."""
+    # More blocks than are begun at a time, so that the tensor cannot be whole when the threads have ended.
+    base = checkpoint("base", w=np.zeros((4096, 2048), np.float32))
+    experts = [f"experts.e{i}={base}" for i in range(3)]
+    words = ["merge", f"base={base}", *experts, "method=ties", "--out", "out"]
+    command = [sys.executable, "-c", INTERRUPTED, *words]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert "interrupted while out.partial was there" in ended.stdout
+    assert "Traceback" not in ended.stderr
+    assert "Stopped" in ended.stderr
+    assert ended.returncode == 130
+    assert not (tmp_path / "out").exists()
+    monkeypatch.chdir(tmp_path)
+    assert cli(*words)[0] == 0
+    assert (tmp_path / "out").is_dir()
     assert not (tmp_path / "out.partial").exists()
 
 

@@ -4,7 +4,6 @@ import io
 import re
 import shlex
 import sys
-import time
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -23,8 +22,11 @@ MISTAKE = 2
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "several-processes.md"
 
 
-def command(failing: int | None, error: type[Exception] = ConfigError, wait: float = 0.0) -> Callable[[], None]:
-    """A command that prints, and in which one process fails as the command line does."""
+def command(failing: int | None, error: type[Exception] = ConfigError, *, busy: bool = False) -> Callable[[], None]:
+    """A command that prints, and in which one process fails as the command line does.
+
+    Where they are `busy`, the others look up only when that process has ended.
+    """
 
     def run() -> None:
         group = joined()
@@ -32,7 +34,8 @@ def command(failing: int | None, error: type[Exception] = ConfigError, wait: flo
             with group.united():
                 if group.rank == failing:
                     raise error("no such thing")
-                time.sleep(wait)
+                if busy:
+                    group.store.wait(["ended"])
                 group.wait()
         except ConfigError as said:
             complain(str(said))
@@ -42,8 +45,10 @@ def command(failing: int | None, error: type[Exception] = ConfigError, wait: flo
     return run
 
 
-def ended(work: Callable[[], None], *words: str) -> Callable[[], tuple[object, str, str]]:
-    """In a process: the exit code, and what it wrote to both streams."""
+def ended(
+    work: Callable[[], None], *words: str, then: Callable[[], object] = bool
+) -> Callable[[], tuple[object, str, str]]:
+    """In a process: the exit code, and what it wrote to both streams; `then` is done last."""
 
     def there() -> tuple[object, str, str]:
         sys.argv = ["fusionbench", *words]
@@ -51,6 +56,7 @@ def ended(work: Callable[[], None], *words: str) -> Callable[[], tuple[object, s
         try:
             main_of_several(work, MISTAKE)
         except SystemExit as end:
+            then()
             return end.code, sys.stdout.getvalue(), sys.stderr.getvalue()
         raise AssertionError("it did not exit")
 
@@ -80,7 +86,8 @@ def test_a_bug_is_told_once_with_its_traceback() -> None:
 
 def test_where_the_main_process_is_busy_the_one_that_failed_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processes, "LAST_WORDS", timedelta(milliseconds=100))
-    _, other = in_processes(2, ended(command(1, wait=1.0), "run"))
+    said = ended(command(1, busy=True), "run", then=lambda: joined().store.set("ended", "1"))
+    _, other = in_processes(2, said)
     assert other == (MISTAKE, "", "error: no such thing\n")
 
 

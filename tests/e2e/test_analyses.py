@@ -64,10 +64,10 @@ def test_the_line_between_two_experts_starts_and_ends_at_them(tmp_path, answer):
 
 
 def test_the_middle_of_the_landscape_is_the_base(tmp_path, answer):
-    asked = [*TINY, "tasks.limit=20", "--between", "mnist,land"]
+    asked = [*TINY, "tasks.limit=8", "--between", "mnist,land"]
     found = json.loads(answer("analyze", "landscape", *asked, "--out", tmp_path / "out", "--json"))["landscape"]
     assert found["rows"] == found["columns"] == ["-1", "-0.5", "0", "0.5", "1"]
-    pair = [*TINY, "suite.experts=[mnist,land]", "tasks.limit=20"]
+    pair = [*TINY, "suite.experts=[mnist,land]", "tasks.limit=8"]
     own = json.loads(answer("run", *pair, "method=pretrained", "--out", tmp_path / "own", "--json"))
     assert found["values"][2][2] == own["average"]["accuracy"]
 
@@ -130,3 +130,6 @@ def test_the_weights_of_a_mixture_are_shown_by_task(tmp_path, answer):
     assert "Mean routing weight" in answer("analyze", *asked, "--out", tmp_path / "o")
     page = (tmp_path / "o" / "interactive.html").read_text()
     assert page.count('<div id="figure-') == 3
+    # The model of a run at an address is fetched for it.
+    asked = ["analyze", "routing", f"file://{tmp_path}/run", "--examples", 8, "--out", tmp_path / "o", "--json"]
+    assert json.loads(answer(*asked)) == found

@@ -209,7 +209,7 @@ def test_mistakes_are_named(
 
 
 def test_the_command_line_as_a_process_of_its_own(apart: Run, built: Path, tmp_path: Path) -> None:
-    found = apart("run", *TIES, "tasks.limit=32", "--out", "out")
+    found = apart("run", *TINY, "method=simple_average", "tasks=[mnist]", "tasks.limit=16", "--out", "out")
     assert found.returncode == 0, found.stderr
-    assert "ties" in found.stdout
+    assert "simple_average" in found.stdout
     assert (tmp_path / "out" / "report.json").is_file()

@@ -144,10 +144,38 @@ def test_a_preference_merges_gates_that_were_learned_before_to_a_plain_model(cli
     assert plain["variants"][0]["model"]["kind"] == "weights"
     CLIPModel.from_pretrained(tmp_path / "plain" / "model")
 
+    # The saved mixture is scored at any preference, as its front was; another one is another answer.
+    model = (tmp_path / "front" / "model").rename(tmp_path / "moved")
+    two = (*TINY, "suite.experts=[mnist,digits]")
+    scored = {}
+    for preference in (None, "0,1", "0.5,0.5", "1,0"):
+        asked = () if preference is None else ("--preference", preference)
+        found = cli("evaluate", model, *two, *asked, "--json")
+        assert found.returncode == 0, found.stderr
+        scored[preference] = json.loads(found.stdout)
+        assert scored[preference]["tasks"] == variants[preference or "equal"]["tasks"]
+        assert scored[preference]["method"]["name"] == "pwe_moe"
+    assert len({found["identity"] for found in scored.values()}) == 4
+    assert scored["0,1"]["method"]["params"]["preference"] == [0, 1]
+    assert scored["0,1"]["variants"][0]["model"]["kind"] == "weights"
+
     found = cli("report", tmp_path / "front", "--format", "png", "--out", tmp_path / "figures")
     assert found.returncode == 0, found.stderr
     assert any(path.name.startswith("front-pwe_moe") for path in (tmp_path / "figures").iterdir())
 
-    found = cli("run", *two, gates, "method.preference=[0.5,0.6]", "--out", tmp_path / "off")
+    for preference, said in {
+        "0.5,0.6": "preference=[0.5, 0.6] sums to 1.1",
+        "1": "expected 2 numbers, one an expert: mnist, digits",
+        "nan,1": "a preference has no negative entry and sums to 1",
+        "most,little": "--preference most,little: expected one number an expert",
+    }.items():
+        found = cli("evaluate", model, *two, "--preference", preference)
+        assert found.returncode == 2
+        assert said in " ".join(found.stderr.split())
+    found = cli("evaluate", tmp_path / "plain" / "model", *two, "--preference", "0,1")
+    assert found.returncode == 2
+    assert "A preference weighs the models of pwe_moe, and this is none" in " ".join(found.stderr.split())
+
+    found = cli("run", *two, "method=pwe_moe", gates, "method.preference=[0.5,0.6]", "--out", tmp_path / "off")
     assert (found.returncode, (tmp_path / "off" / "model").exists()) == (2, False)
     assert "method.preference=[0.5, 0.6] sums to 1.1" in found.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fusionbench.registry import methods, suites
+from fusionbench.suites import load_suite
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -90,11 +91,17 @@ def test_the_runner_keeps_what_a_cell_prints_and_draws(tmp_path, runner):
     assert images["it-1.png"].startswith(b"\x89PNG")
 
 
-@pytest.mark.slow
+@pytest.fixture
+def built(path, cache, monkeypatch):
+    """The suites that a notebook names, built once for all tests of the session."""
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(cache))
+    for name in sorted(set(re.findall(r"mini/\w+", "\n".join(code_of(path))))):
+        load_suite(name, size="tiny")
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @every
-def test_a_notebook_runs_on_the_smallest_suite(path, runner, cache, tmp_path, monkeypatch):
-    monkeypatch.setenv("FUSIONBENCH_CACHE", str(cache))
+def test_a_notebook_runs_on_the_smallest_suite(path, runner, built, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert sum(code.count(runner.USUAL) for code in code_of(path)) == 1
     printed = "".join(cell.printed for cell in runner.carried_out(path, "tiny"))

@@ -48,10 +48,10 @@ def suite(tmp_path: Path) -> Path:
     return file
 
 
-def test_its_names_are_listed(apart: Run, installed: Path) -> None:
-    for kind, name in (("methods", "midpoint"), ("families", "points"), ("tasks", "half_planes")):
-        found = apart("list", kind, "--json", path=installed)
-        assert name in {entry["name"] for entry in json.loads(found.stdout)}, found.stderr
+@pytest.mark.parametrize(("kind", "name"), [("methods", "midpoint"), ("families", "points"), ("tasks", "half_planes")])
+def test_its_names_are_listed(kind: str, name: str, apart: Run, installed: Path) -> None:
+    found = apart("list", kind, "--json", path=installed)
+    assert name in {entry["name"] for entry in json.loads(found.stdout)}, found.stderr
 
 
 def test_its_method_runs_on_its_family_and_its_tasks(apart: Run, installed: Path, suite: Path) -> None:

@@ -61,9 +61,12 @@ def test_an_interrupted_search_goes_on_and_repeats_nothing(tmp_path, monkeypatch
     with pytest.raises(Stop):
         search(None, asked, tmp_path / "s", trials=4, sampler="random")
     monkeypatch.setattr(module, "run", real)
+    made = {path: path.stat().st_mtime_ns for path in (tmp_path / "s/trials").glob("*/report.json")}
     found = search(None, asked, tmp_path / "s", trials=4, sampler="random")
-    assert [trial.error for trial in found.trials] == [None, None, "interrupted", None]
-    assert len({trial.overrides for trial in found.trials if trial.values}) == 3
+    assert [trial.error for trial in found.trials] == [None] * 4
+    assert len({trial.overrides for trial in found.trials}) == 4
+    assert len(made) == 2
+    assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
 @pytest.mark.parametrize(

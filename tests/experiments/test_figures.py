@@ -33,6 +33,12 @@ def test_a_table_has_its_averages_in_the_printed_order():
     assert [text.get_text() for text in legend.get_texts()] == ["on mini/clip", "printed, on clip-vit-b32/ta8"]
     bars = axes.collections[0].get_segments()
     np.testing.assert_allclose(bars[1][:, 0], [58.5, 61.5])
+    assert axes.get_xlabel() == "average over the seen tasks (%); bars: standard error"
+
+
+def test_bars_that_are_not_there_are_not_spoken_of():
+    (chart,) = figures_of(answer_of("multi-task-clip-b32", line("ties", 60.0, 72.2), line("individual", 90.0, 90.3)))
+    assert chart.figure.axes[0].get_xlabel() == "average over the seen tasks (%)"
 
 
 def test_a_curve_has_ours_and_theirs_side_by_side():

@@ -34,6 +34,13 @@ ANSWER = Answer(
 )  # fmt: skip
 
 
+def test_a_chance_that_rounds_to_nothing_is_not_said_to_be_nothing():
+    ranking = replace(ANSWER.rankings[0], p=0.00049)
+    text = as_markdown(replace(ANSWER, rankings=(ranking, replace(ranking, p=0.001))))
+    assert "Kendall's τ = 0.50 (p < 0.001)." in text
+    assert "Kendall's τ = 0.50 (p = 0.001)." in text
+
+
 def test_markdown_has_ours_with_the_printed_value_and_a_mark_where_they_differ():
     text = as_markdown(ANSWER)
     assert "| simple_average | 86.2 (87.1) ≠ | 66.5 (66.5) | a_note & more |" in text

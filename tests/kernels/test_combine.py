@@ -9,6 +9,7 @@ from values import rows
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels.combine import ADD_DELTAS, AVERAGE, WEIGHTED_AVERAGE, divisor
+from fusionbench.kernels.compiled_tiles import bits_of
 from fusionbench.methods.averages import simple_average, weighted_average
 from fusionbench.methods.task_arithmetic import task_arithmetic
 
@@ -27,6 +28,10 @@ def bits(result) -> bytes:
 def run(kernel, base, inputs, **parameters):
     out = np.full(len(base), np.nan, np.float32)
     kernel.apply(out, base, inputs.copy(), ("t", 0), None, **parameters)
+    if kernel.takes == "values":
+        direct = np.full(len(base), np.nan, np.float32)
+        assert kernel.direct(direct, bits_of(inputs, "F32"), ("t", 0), None, **parameters)
+        assert bits(direct) == bits(out)
     return out
 
 

@@ -9,7 +9,9 @@ from values import numbers
 
 from fusing import fuse
 from fusionbench.kernels import tiles
+from fusionbench.kernels.compiled_tiles import bits_of
 from fusionbench.kernels.consensus import COMBINE, CONSENSUS, merge_agreeing
+from fusionbench.kernels.passes import WHOLE, Cut, Thresholds
 from fusionbench.registry import methods
 from fusionbench.weights import engine
 
@@ -153,3 +155,15 @@ def test_results_do_not_depend_on_where_a_strip_ends():
         part = np.empty(min(1500, 5000 - first), np.float32)
         merge_agreeing(part, np.ascontiguousarray(deltas[:, first : first + len(part)]), weights, True, False, 0)
         assert part.tobytes() == whole[first : first + len(part)].tobytes()
+
+
+def test_what_first_passes_found_is_left_as_it_is_and_serves_again():
+    cuts = Thresholds({WHOLE: Cut(np.array([2.0], np.float32).view(np.uint32), np.array([1]))}, {})
+    values = {"density": (0.5,), "weights": (1.0,), "scale": 1.0, "scope": "model", "combine": "sum",
+              "elect_on": "weighted", "trim": "magnitude", "keep": "exact", "zero_sign": "zero"}  # fmt: skip
+    base, expert = np.array([1, 1, 1, 1], np.float32), np.array([3, 3, 4, -1], np.float32)
+    for _ in range(2):
+        out = np.empty(4, np.float32)
+        assert CONSENSUS.direct(out, bits_of([base, expert], "F32"), ("w", 0), cuts, **values)
+        # The deltas 2, 2, 3 and -2: of those equal to the cut the first stays.
+        assert out.tolist() == [3, 1, 4, 1]

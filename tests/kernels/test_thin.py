@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from fusing import plan_for
 from fusionbench.kernels.thin import THIN
+from fusionbench.methods._random import uniform
 from fusionbench.parameters import check
 from fusionbench.registry import methods
 from fusionbench.weights.engine import run_plan
@@ -67,12 +68,38 @@ def test_by_hand() -> None:
     assert both(base, ones, {"density": 1.0, "scale": 1.0})[0]["w"].all()
 
 
+def test_an_entry_stays_where_the_share_is_just_above_its_number_and_not_where_it_is_the_number() -> None:
+    base, ones = {"w": torch.zeros(50)}, {"e": {"w": torch.ones(50)}}
+    numbers = uniform(plan_for("dare", base, ones, seed=3).steps[0].site, "e", base["w"])
+    # Below a half, float32 has numbers between two words' 24 bits.
+    place = int(torch.where(numbers < 0.5, numbers, 0.0).argmax())
+    number = numbers[place]
+    for share, stays in ((number, False), (torch.nextafter(number, torch.tensor(1.0)), True)):
+        for found in both(base, ones, {"density": float(share), "rescale": "none", "scale": 1.0}):
+            assert bool(found["w"][place]) is stays
+
+
 def test_it_leaves_the_rest_to_torch() -> None:
     defaults = check("dare", methods["dare"].parameters, {})
     assert THIN.serves(defaults)
     assert not THIN.serves({**defaults, "rescale": "norm"})
     assert not THIN.serves({**defaults, "combine": "ties", "zero_sign": "majority"})
     assert not THIN.serves({**defaults, "combine": "ties", "ties_density": 0.2})
+
+
+def test_models_of_one_kind_are_read_from_their_bits_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    direct = []
+    original = THIN.direct
+    kernel = THIN._replace(direct=lambda *a, **k: (direct.append(1), original(*a, **k))[1])
+    monkeypatch.setattr("fusionbench.kernels.thin.THIN", kernel)
+    generator = torch.Generator().manual_seed(0)
+    base, expert = ({"w": torch.randn(5000, generator=generator)} for _ in range(2))
+    same, plain = both(base, {"e": expert}, {"density": 0.4, "combine": "ties"})
+    assert direct == [1]
+    assert torch.equal(same["w"], plain["w"])
+    mixed, plain = both(base, {"e": {"w": expert["w"].bfloat16()}}, {"density": 0.4, "combine": "ties"})
+    assert direct == [1]
+    assert torch.equal(mixed["w"], plain["w"])
 
 
 def test_torch_is_what_the_comparison_ran_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,8 @@ def test_a_stream_without_entries_has_zeros():
 def test_ranks_of_shares_are_not_those_of_binary_fractions():
     assert 0.29 * 100 < 29
     assert rank_below(0.29, 100) == 29
+    assert (1 - 0.9) * 10 < 1
+    assert rank_above(0.9, 10) == 1
     assert rank_above(0.71, 100) == 29
     assert rank_below(1.0, 5) == 4
     assert rank_above(1.0, 5) == 0

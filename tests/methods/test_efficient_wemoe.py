@@ -136,3 +136,30 @@ def test_saved_routers_are_used_again_and_others_refused(tmp_path: Path) -> None
         assert torch.equal(first.module(points), again.module(points))
     with pytest.raises(ConfigError, match="routers of another model"):
         build(tmp_path / "c", pool, wemoe, routers=str(tmp_path / "a" / "routers"))
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float64])
+def test_a_module_that_is_cast_after_a_pass_runs_on_what_it_holds_now(tmp_path: Path, kind: torch.dtype) -> None:
+    points = torch.randn(3, 3)
+    module, fresh = (build(tmp_path / str(number), steps=0).module for number in range(2))
+    module(points)
+    with torch.no_grad():
+        found, expected = module.to(kind)(points.to(kind)), fresh.to(kind)(points.to(kind))
+        assert torch.equal(found, expected)
+        # And back: what was rounded stays rounded.
+        assert torch.equal(module.float()(points), fresh.float()(points))
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_module_that_is_filled_anew_after_a_pass_runs_on_what_it_holds_now(tmp_path: Path, assign: bool) -> None:
+    points = torch.randn(3, 3)
+    module, other = build(tmp_path / "a", steps=0).module, build(tmp_path / "b", steps=0).module
+    first = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+    turned = {name: -tensor if name.endswith(".values") else tensor for name, tensor in first.items()}
+    with torch.no_grad():
+        # The fresh tensors of both are as old as each other.
+        for state in (first, turned):
+            module.load_state_dict(state, assign=assign)
+            found = module(points)
+        other.load_state_dict(turned)
+        assert torch.equal(found, other(points))

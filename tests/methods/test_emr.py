@@ -111,3 +111,20 @@ def test_deltas_are_not_overwritten() -> None:
     deltas = [tensor(delta) for delta in V5_DELTAS]
     elected(deltas)
     np.testing.assert_array_equal(deltas[0], tensor(V5_DELTAS[0]))
+
+
+def test_an_expert_that_pulls_nowhere_as_elected_has_factor_zero(tmp_path: Path) -> None:
+    base = {"w": torch.zeros(2)}
+    experts = {"a": {"w": tensor([3, 3])}, "b": {"w": tensor([2, 2])}, "c": {"w": tensor([-1, -1])}}
+    fused, _ = run(emr, base, experts, tmp_path)
+    assert list(fused.masks.scales.values()) == [1.0, pytest.approx(4 / 6), 0.0]
+    assert fused.weights("c")["w"].tolist() == [0.0, 0.0]
+
+
+def test_a_model_of_bfloat16_is_rounded_once(tmp_path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    base = {"w": torch.randn(500, generator=random).bfloat16()}
+    experts = {n: {"w": base["w"] + (0.1 * torch.randn(500, generator=random)).bfloat16()} for n in "ab"}
+    fused, _ = run(emr, base, experts, tmp_path)
+    (expected, _) = emr_weights(arrays(base), [arrays(expert) for expert in experts.values()])
+    np.testing.assert_array_equal(fused.weights("a")["w"].float(), tensor(expected["w"]).bfloat16().float())

@@ -13,7 +13,8 @@ from toys import Kept, Toy
 from fusionbench.errors import ConfigError, IncompatibleModels, MissingPart
 from fusionbench.families import Permutation
 from fusionbench.methods._matching import match_weights, total_similarity
-from fusionbench.methods._permutations import permuted, reordered
+from fusionbench.methods._permutations import check_unchanged, permuted, reordered
+from fusionbench.methods._statistics import Wearer
 from fusionbench.methods.git_rebasin import git_rebasin
 
 FAMILY = Permuted(Stream)
@@ -90,6 +91,34 @@ def test_similarity_never_falls_below_that_of_the_given_order() -> None:
         orders = match_weights(one, other, STREAM, random=np.random.default_rng(seed), sweeps=100)
         found = total_similarity(one, permuted(other, STREAM, orders), STREAM)
         assert found > total_similarity(one, other, STREAM)
+
+
+@pytest.mark.parametrize("seed", range(1, 8))
+def test_rows_and_columns_of_one_group_are_found_again_and_never_end_less_alike(seed: int) -> None:
+    """Both axes of a square map move together, so that one axis's best assignment can lose more by the other."""
+    random = torch.Generator().manual_seed(seed)
+    group = Permutation("hidden", 7, "square", (("up", 0), ("square", 0)), (("square", 1), ("down", 1)))
+    one, other = (
+        {n: torch.randn(s, generator=random) for n, s in {"up": (7, 4), "square": (7, 7), "down": (3, 7)}.items()}
+        for _ in range(2)
+    )
+    for given in (other, permuted(one, (group,), {"hidden": torch.randperm(7, generator=random)})):
+        orders = match_weights(one, given, (group,), random=np.random.default_rng(0), sweeps=100)
+        reached = total_similarity(one, permuted(given, (group,), orders), (group,))
+        assert reached >= total_similarity(one, given, (group,)) - 1e-6
+    assert_same(permuted(given, (group,), orders), one)
+
+
+def test_a_small_change_of_what_a_model_computes_is_refused_and_so_is_nothing_at_all() -> None:
+    """Shares of the largest output: .001 is a change, and NaN is no answer."""
+    one = model(Stream, 0)
+    pool = pool_of(one)
+    wearer = Wearer(pool, FAMILY, torch.device("cpu"))
+    batch = next(Inputs().batches("train", size=4, limit=4, labels=False))
+    check_unchanged(wearer, FAMILY, one, {name: tensor.clone() for name, tensor in one.items()}, batch)
+    for factor in (1.001, float("nan")):
+        with pytest.raises(IncompatibleModels, match="nothing was merged"):
+            check_unchanged(wearer, FAMILY, one, {name: tensor * factor for name, tensor in one.items()}, batch)
 
 
 def test_weights_are_a_mean_and_one_sweep_is_less_than_many(tmp_path: Path) -> None:

@@ -83,3 +83,9 @@ def test_a_schedule_over_tensors_is_followed_in_both_passes():
     total = torch.cat([(scheduled[name] - base[name]).flatten() for name in base]).norm()
     same = torch.cat([(low[name] - base[name]).flatten() for name in base]).norm()
     torch.testing.assert_close(total, same)
+
+
+def test_experts_that_cancel_give_the_base():
+    base = {"bias": tensor([1, 2])}
+    experts = {"a": {"bias": tensor([2, 4])}, "b": {"bias": tensor([0, 0])}}
+    assert fuse("opcm", base, experts)["bias"].equal(base["bias"])

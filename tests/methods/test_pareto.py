@@ -98,7 +98,7 @@ def test_thirds_of_three_digits_are_on_the_simplex():
     [
         ([0.2, 0.9], r"sums to 1\.1"), ([-0.2, 1.2], r"smallest entry is -0\.2"), ([1.0], "expected 2 numbers.*a, b"),
         ([0.2, 0.3, 0.5], "expected 2 numbers"), ([0.2, "x"], "expected 2 numbers"),
-        ([float("nan"), 1.0], "sums to nan"),
+        ([float("nan"), 1.0], "sums to nan"), ([True, False], "expected 2 numbers"),
     ],
 )  # fmt: skip
 def test_a_preference_off_the_simplex_is_refused(preference: list[float], said: str):

@@ -76,6 +76,24 @@ def test_agreement_may_be_with_normalised_magnitudes():
     np.testing.assert_allclose(by_size, (rows * score).sum(0) / score.sum(0), atol=1e-5)
 
 
+def test_agreement_may_be_counted_pair_by_pair_of_normalised_magnitudes():
+    """As the authors' script that searches λ: Σⱼ tanh(n̂ᵢ·n̂ⱼ) over all experts, itself included, n̂ with τ's sign."""
+    rows = np.random.default_rng(5).normal(size=(3, 40)).astype(np.float32).astype(np.float64)
+    sizes = np.abs(rows)
+    low, high = sizes.min(1, keepdims=True), sizes.max(1, keepdims=True)
+    signed = np.sign(rows) * (sizes - low) / (high - low)
+    inter = np.array([[sum(np.tanh(own[k] * other[k]) for other in signed) for k in range(40)] for own in signed])
+    balance = np.exp(3 * signed**2) * inter
+    floor = np.sort(balance, axis=1)[:, [30]]
+    score = (np.maximum(balance, floor) - floor) / (balance.max(1, keepdims=True) - floor)
+    expected = (rows * score).sum(0) / np.maximum(score.sum(0), 1e-12)
+    experts = [torch.tensor(row, dtype=torch.float32) for row in rows]
+    options = {"clip": 0.0, "density": 0.25, "scale": 1.0, "agreement": "pairwise"}
+    np.testing.assert_allclose(pcb(torch.zeros(40), experts, **options), expected, atol=1e-5)
+    whole = fuse("pcb", {"w": torch.zeros(40)}, {f"e{k}": {"w": e} for k, e in enumerate(experts)}, options)
+    np.testing.assert_allclose(whole["w"], expected, atol=1e-5)
+
+
 def test_weights_are_factors_of_the_experts_and_not_of_their_scores():
     base, experts = (V5[0]["w"], [expert["w"] for expert in V5[1].values()])
     given = {"density": 0.6, "clip": 0.0, "scale": 1.0}

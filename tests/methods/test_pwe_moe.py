@@ -136,15 +136,17 @@ def test_parameters_are_those_of_the_formula(tmp_path: Path, depth: int) -> None
     assert found.models[EQUAL].trainable == 2 * gate
 
 
-@pytest.mark.parametrize("preference", [[0.5, 0.5], [1, 0], [0.2, 0.8]])
-def test_with_silent_gates_every_preference_is_task_arithmetic(tmp_path: Path, preference: list[float]) -> None:
+@pytest.mark.parametrize(("preference", "init"), [([0.5, 0.5], 0.3), ([1, 0], 0.3), ([0.2, 0.8], 0.5)])
+def test_with_silent_gates_every_preference_is_task_arithmetic(
+    tmp_path: Path, preference: list[float], init: float
+) -> None:
     pool, points = pool_of(), torch.randn(7, 3)
-    model = build(tmp_path, pool, steps=0).models[EQUAL]
+    model = build(tmp_path, pool, steps=0, init=init).models[EQUAL]
     for name, parameter in routers_of(model).items():
         if name.endswith("weight"):
             parameter.data.zero_()
     prefer(model.module, preference)
-    expected = functional_call(Blocks(), arithmetic(pool, [0.3, 0.3]), (points,))
+    expected = functional_call(Blocks(), arithmetic(pool, [init, init]), (points,))
     torch.testing.assert_close(answers(model, points), expected, atol=1e-5, rtol=1e-5)
 
 
@@ -227,6 +229,9 @@ def test_the_first_step_descends_the_weighed_gradient(tmp_path: Path, objective:
     clear = np.abs(expected) > 1e-6
     assert clear.sum() > 20
     np.testing.assert_allclose((found - start)[clear], -0.01 * np.sign(expected)[clear], atol=2e-4)
+    (point,) = read_curve(tmp_path / "b" / "training" / "pwe_moe")
+    said = {"loss": ray @ losses, "loss e0": losses[0], "loss e1": losses[1]}
+    assert point.metrics == pytest.approx(said, rel=1e-5)
 
 
 def test_exact_weights_are_as_many_times_the_programmes_as_there_are_tasks() -> None:

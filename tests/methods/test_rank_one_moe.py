@@ -8,7 +8,7 @@ import pytest
 import torch
 from independent_routing import rank_one_map, soft_top
 from replacing import module_of
-from routing import BlockFamily, Blocks, known, pool_of
+from routing import BlockFamily, Blocks, called, known, pool_of
 from torch import nn
 from torch.func import functional_call
 from toys import Kept, Sides
@@ -37,7 +37,7 @@ def _known(monkeypatch: pytest.MonkeyPatch) -> None:
 def build(folder: Path, pool: Any = None, **values: Any) -> Any:
     pool = pool or pool_of()
     tasks = {name: Sides(name, FAMILY, i) for i, name in enumerate(pool.experts)}
-    return rank_one_moe(pool, tasks, Kept(folder).context(FAMILY, log_every=1), **{"rank_k": 2, **values})
+    return called(rank_one_moe, pool, tasks, Kept(folder).context(FAMILY, log_every=1), **{"rank_k": 2, **values})
 
 
 def silence(model: Any) -> Any:

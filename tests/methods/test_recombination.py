@@ -1,5 +1,6 @@
 """Recombination: layers move as one, none is lost or doubled, and the average stays."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,9 @@ import torch
 from routing import BlockFamily, pool_of
 from toys import Kept
 
+from fusionbench.merge import Pool
 from fusionbench.methods.recombination import group_of, places_of, recombination
+from fusionbench.weights.tensors import TensorSource
 
 FAMILY = BlockFamily()
 
@@ -40,6 +43,24 @@ def test_every_tensor_is_used_once_and_the_average_stays(tmp_path: Path, granula
         after = torch.stack([tensors[name] for tensors in made.values()])
         assert torch.equal(before.sort(dim=0).values, after.sort(dim=0).values)
         torch.testing.assert_close(before.double().mean(dim=0), after.double().mean(dim=0), rtol=0, atol=1e-15)
+
+
+def tied(seed: int) -> TensorSource:
+    """A language model whose file stores its table of tokens twice, as older libraries wrote them."""
+    drawn = torch.Generator().manual_seed(seed)
+    table = torch.randn(6, 4, generator=drawn)
+    tensors = {"model.embed_tokens.weight": table, "model.layers.0.mlp.weight": torch.randn(4, 4, generator=drawn)}
+    return TensorSource(f"m{seed}", {**tensors, "lm_head.weight": table.clone()}, {"tie_word_embeddings": True})
+
+
+@pytest.mark.parametrize("granularity", ["layer", "module", "tensor"])
+def test_a_tied_tensor_that_is_stored_twice_moves_as_one(tmp_path: Path, granularity: Any) -> None:
+    for seed in range(4):
+        pool = Pool(tied(0), {name: tied(place) for place, name in enumerate("abc", start=1)})
+        context = Kept(tmp_path).context(FAMILY)
+        fused: Any = recombination(pool, {}, replace(context, seed=seed), granularity=granularity)
+        for model in fused.models.values():
+            assert torch.equal(model.weights["lm_head.weight"], model.weights["model.embed_tokens.weight"])
 
 
 def origin(pool: Any, name: str, tensor: torch.Tensor) -> str:

@@ -123,6 +123,11 @@ def test_multislerp_takes_the_weighted_sum_where_directions_cancel():
     assert call(multislerp, None, triangle).abs().max() < 1e-6
 
 
+def test_multislerp_has_a_direction_however_small_the_weights_are():
+    small = call(multislerp, None, [[2, 0], [0, 4]], weights=[0.25e-7, 0.75e-7], normalize=False)
+    assert (small * 1e7).tolist() == pytest.approx([1.106797, 3.320392], abs=1e-5)
+
+
 def test_multislerp_keeps_the_base_where_no_expert_changed_it():
     assert call(multislerp, [1, 2], [[1, 2], [1, 2]]).tolist() == [1, 2]
 

@@ -1,19 +1,22 @@
 """WEMoE: at first it is task arithmetic, routers alone are trained, and what they learn is kept."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from routing import BlockFamily, Blocks, called, known, pool_of
+from safetensors.torch import load_file, save_file
 from torch.func import functional_call
 from toys import Kept, Sides, Toy
 
-from fusionbench.errors import ConfigError, MissingPart, NotAdaptable
+from fusionbench.errors import ConfigError, MissingPart, NotAdaptable, NotFinite
 from fusionbench.methods._routing import check_route, routed_mlp, routers_of
 from fusionbench.methods.wemoe import wemoe
 from fusionbench.mixing.sites import ModuleSite
 from fusionbench.training.checkpoint import read_curve
+from fusionbench.weights.tensors import TensorSource
 
 FAMILY = BlockFamily()
 
@@ -133,6 +136,41 @@ def test_saved_routers_give_the_same_model_without_adaptation(tmp_path: Path) ->
     assert torch.equal(answers(first, points), answers(again, points))
     with pytest.raises(ConfigError, match="routers of another model"):
         called(wemoe, pool, {}, Kept(tmp_path / "c").context(FAMILY), routers=str(tmp_path / "a" / "routers"), depth=1)
+
+
+def test_routers_are_of_their_experts_in_their_order(tmp_path: Path) -> None:
+    pool = pool_of()
+    build(tmp_path / "a", pool, steps=0)
+    turned, context = replace(pool, experts=dict(reversed(pool.experts.items()))), Kept(tmp_path / "b").context(FAMILY)
+    with pytest.raises(ConfigError, match=r"routers that weigh e0, e1; here the experts are e1, e0, in this order\. L"):
+        called(wemoe, turned, {}, context, routers=str(tmp_path / "a" / "routers"))
+    # Files of earlier versions do not say whose they are.
+    (file,) = (tmp_path / "a" / "routers").glob("*.safetensors")
+    save_file(load_file(file), file)
+    called(wemoe, turned, {}, context, routers=str(tmp_path / "a" / "routers"))
+
+
+def test_what_routers_learn_on_is_float32_whatever_the_models_are(tmp_path: Path) -> None:
+    pool = pool_of()
+    half = {
+        name: TensorSource(name, {key: tensor.bfloat16() for key, tensor in source._tensors.items()}, source.config)
+        for name, source in {"base": pool.base, **pool.experts}.items()
+    }
+    model = build(tmp_path, replace(pool, base=half.pop("base"), experts=half), steps=1)
+    assert {spec.dtype for spec in model.specs.values()} == {"F32"}
+
+
+def test_a_loss_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    pool = pool_of()
+
+    class Broken(Sides):
+        def objective(self, predict: Any, batch: Any) -> Any:
+            found = super().objective(predict, batch)
+            return found * float("nan") if len(batch["points"]) > 2 else found
+
+    tasks = {"e0": Sides("e0", FAMILY, 0), "e1": Broken("e1", FAMILY, 1)}
+    with pytest.raises(NotFinite, match=r"routers' loss on the task e1 is nan: .* lower method.learning_rate"):
+        called(wemoe, pool, tasks, Kept(tmp_path).context(FAMILY), steps=2)
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path: Path) -> None:

@@ -114,6 +114,25 @@ def test_a_permutation_that_changes_the_model_is_refused(tmp_path: Path) -> None
         run(zipit, wrong, model(Stream, 0), model(Stream, 1), folder=tmp_path)
 
 
+def test_three_models_come_to_an_end_where_merges_within_a_model_are_spent() -> None:
+    """0-2, 1-4 and 3-5 leave three units that all share a model; two of them still merge, the most similar ones."""
+    matrix = torch.eye(6)
+    for i, j, value in ((0, 2, 0.9), (1, 4, 0.8), (3, 5, 0.7), (0, 4, 0.3), (2, 4, 0.4), (0, 1, 0.5), (1, 2, 0.6)):
+        matrix[i, j] = matrix[j, i] = value
+    # {0, 2} and {1, 4}: the smallest of .5, .3, .6 and .4; the others have a 0.
+    assert pairs(greedy(matrix, 2, 3, 1.0, 0.0)) == {frozenset({0, 1, 2, 4}), frozenset({3, 5})}
+    with pytest.raises(ConfigError, match="leave no pair"):
+        greedy(matrix, 2, 3, 0.0, 0.0)
+
+
+def test_the_share_within_a_model_is_counted_exactly() -> None:
+    """.58 of 50 removals is 29, which binary fractions make 28.999…: half of model 0's units go into its other half."""
+    matrix = torch.full((200, 200), 0.1).fill_diagonal_(1.0)
+    matrix[:100, :100] = 0.9
+    merged = pairs(greedy(matrix, 100, 2, 1.0, 0.58))
+    assert 100 - len({next(iter(group & set(range(100))), None) for group in merged} - {None}) == 29
+
+
 def test_rules_that_leave_no_pair_are_refused() -> None:
     """Three models of one unit: with alpha 0 a merged unit may take the third; where nothing correlates, it may too."""
     forbidden = torch.full((4, 4), -torch.inf)

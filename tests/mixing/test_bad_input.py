@@ -1,17 +1,22 @@
 """Each mistake that a user of the mixing methods makes is one clear error, and nothing is written."""
 
 import json
+from contextlib import suppress
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import pytest
-from clips import make_pool, pets, rebuilt, recipe_of
+from clips import logits, make_pool, pets, rebuilt, recipe_of
 
+from fusionbench import load_fused
 from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, ConfigError, IncompatibleModels
 from fusionbench.merge import merge
 from fusionbench.mixing.mixed import open_mixed
 from fusionbench.weights.sources import open_source
 from tiny_clip import make_clip
+from tiny_texts import make_bert
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -95,6 +100,95 @@ def test_a_damaged_fusion_config(method: str, folders: dict[str, Path], tmp_path
         assert "\n\n" not in str(raised.value)
     (place / "fusion_config.json").write_text(written)
     assert open_mixed(open_source(place)).for_task(pets(folders["base"])) is not None  # type: ignore[union-attr]
+
+
+BUILT = {
+    "smile": ("method.k=2", "method.gate_k=2", "method.top_k=2"),
+    "wemoe": ("method.steps=0",),
+    "efficient_wemoe": ("method.steps=0",),
+    "pwe_moe": ("method.steps=0",),
+    "rank_one_moe": ("method.steps=0", "method.rank_k=3", "method.select_k=4"),
+    "bitdelta": ("method.expert=e0",),
+}
+
+
+@pytest.mark.parametrize("method", BUILT)
+def test_each_key_of_a_blueprint_that_is_missing_or_of_another_kind(
+    method: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """One clear error, or a key that may be left out: never a model that fails when it is asked."""
+    place = tmp_path / "out" / "model"
+    run_any(recipe_of(folders, method, *BUILT[method]), tmp_path / "out")
+    written, task = (place / "fusion_config.json").read_text(), pets(folders["base"])
+    sound = json.loads(written)
+    site = next(iter(sound["sites"]))
+    parents: list[tuple[str, ...]] = [(), ("sites",), ("sites", site), ("sites", site, "settings")]
+    for parent in parents:
+        for key in reduce(dict.__getitem__, parent, sound):
+            for wrong in (None, "x", ["x"], -1):
+                document = json.loads(written)
+                held = reduce(dict.__getitem__, parent, document)
+                if wrong is None:
+                    del held[key]
+                else:
+                    held[key] = wrong
+                (place / "fusion_config.json").write_text(json.dumps(document))
+                with suppress(CheckpointError):
+                    assert logits(open_mixed(open_source(place)), task).isfinite().all(), (key, wrong)
+
+
+@pytest.mark.parametrize(
+    ("method", "key", "value", "said"),
+    [
+        ("smile", "top", 3, "3 of 2 experts a token"),
+        ("efficient_wemoe", "kept", "x", r"settings\.kept|kept"),
+        ("rank_one_moe", "chosen", 7, "7 of 6 triples"),
+    ],
+)
+def test_settings_that_no_module_can_have(
+    method: str, key: str, value: int, said: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    place = tmp_path / "out" / "model"
+    run_any(recipe_of(folders, method, *BUILT[method]), tmp_path / "out")
+    written = (place / "fusion_config.json").read_text()
+    (place / "fusion_config.json").write_text(_changed(written, key, value))
+    with pytest.raises(CheckpointError, match=said):
+        _ = open_mixed(open_source(place)).module  # type: ignore[union-attr]
+
+
+def test_a_preference_of_a_saved_model_over_another_base(folders: dict[str, Path], tmp_path: Path) -> None:
+    """Other families, and bases with more layers or other widths: never a model that is partly the other base."""
+    from transformers import CLIPConfig, CLIPModel
+
+    run_any(recipe_of(folders, "pwe_moe", "method.steps=0"), tmp_path / "out")
+    place = tmp_path / "out" / "model"
+
+    def asked(base: Path) -> Any:
+        return load_fused(place, {"base": str(base), "e": str(base)}, preference=[0, 1])
+
+    make_clip(tmp_path / "half", seed=0)
+    CLIPModel.from_pretrained(folders["base"]).bfloat16().save_pretrained(tmp_path / "half")
+    for base, kind in ((folders["base"], "F32"), (tmp_path / "half", "BF16")):
+        assert {spec.dtype for spec in asked(base).specs.values() if spec.is_float} == {kind}
+    make_clip(tmp_path / "deep", seed=5)
+    config = CLIPConfig.from_pretrained(folders["base"])
+    config.vision_config.num_hidden_layers = 3
+    CLIPModel(config).save_pretrained(tmp_path / "deep")
+    with pytest.raises(IncompatibleModels, match=r"lacks 16 tensors of .*deep, .*layers\.2\..* Choose its own suite"):
+        asked(tmp_path / "deep")
+    make_bert(tmp_path / "bert")
+    with pytest.raises(ConfigError, match="is of the family 'clip', the tasks are for 'encoder'"):
+        asked(tmp_path / "bert")
+    with pytest.raises(ConfigError, match=r"^A preference weighs the models of pwe_moe, and this is none"):
+        load_fused(folders["e0"], {name: str(path) for name, path in folders.items()}, preference=[0, 1])
+
+
+def test_a_blueprint_of_other_experts_than_its_modules_have(folders: dict[str, Path], tmp_path: Path) -> None:
+    run_any(recipe_of(folders, "pwe_moe", "method.steps=0"), tmp_path / "out")
+    file = tmp_path / "out" / "model" / "fusion_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "experts": ["e0"]}))
+    with pytest.raises(CheckpointError, match=r"names 1 experts \(e0\), and has 2 in .*mlp\. Fuse again"):
+        open_mixed(open_source(file.parent))
 
 
 def _changed(written: str, key: str, value: object) -> str:

@@ -174,7 +174,7 @@ def test_a_preference_weighs_mlps_and_attention_of_every_architecture(kind: str,
     for name, parameter in routers_of(model).items():
         parameter.data = torch.eye(2) if name.endswith("weight") else torch.zeros(2)
     prefer(model.module, [0.25, 0.75])
-    plain = merged_at(model, [0.25, 0.75], pool, context)
+    plain = merged_at(model, [0.25, 0.75], pool, context.family, context.device)
     torch.testing.assert_close(features(kind, plain.module), features(kind, model.module), atol=1e-4, rtol=1e-3)
     rest: Any = fuse("task_arithmetic", places, scale=0.3)
     inside: Any = fuse("weighted_average", places, weights=[0.25, 0.75])

@@ -14,6 +14,7 @@ from fusionbench.records import (
     Remote,
     Report,
     Variant,
+    fetched,
     find_runs,
     input_place,
     is_address,
@@ -196,6 +197,42 @@ def test_runs_below_an_address_are_read_like_a_folder_of_runs(address: str) -> N
     assert [run.report.identity for run in find_runs([local_of(one)])] == ["sha256:a/deep"]
     with pytest.raises(MissingData, match="No finished run is at"):
         input_place(f"{address}/nowhere")
+
+
+def test_what_is_fetched_for_a_moment_has_the_parts_that_are_asked_for_and_goes(address: str, tmp_path: Path) -> None:
+    with published(Remote.at(address) / "ties", "sha256:1", force=False):
+        make_run((Remote.at(address) / "ties").folder)
+    before = there(address)
+    with fetched(f"{address}/ties") as records, fetched(f"{address}/ties/", "model") as whole:
+        assert sorted(here(records)) == sorted(name for name in of_the_run(before) if not name.startswith("model"))
+        assert here(whole) == of_the_run(before)
+    assert not records.exists()
+    assert not whole.exists()
+    with pytest.raises(ConfigError, match=rf"^{address}/ties is not mine$"), fetched(f"{address}/ties") as records:
+        raise ConfigError(f"{records} is not mine")
+    with pytest.raises(MissingData, match=f"No finished run is at {address}/nowhere"), fetched(f"{address}/nowhere"):
+        pytest.fail("the body is not reached")
+    assert there(address) == before
+    with fetched(str(tmp_path / "runs")) as folder:
+        assert folder == tmp_path / "runs"
+
+
+def of_the_run(files: dict[str, bytes]) -> dict[str, bytes]:
+    """The files of the run `ties` by their names in its folder."""
+    return {name.removeprefix("ties/"): content for name, content in files.items()}
+
+
+def test_one_file_is_copied_for_a_moment(address: str) -> None:
+    system, top = fsspec.core.url_to_fs(address)
+    system.makedirs(f"{top}/deep", exist_ok=True)
+    system.pipe_file(f"{top}/deep/lock.json", b"{}")
+    remote = Remote.at(address)
+    assert remote.names() == ["deep/lock.json"]
+    with remote.copied("deep/lock.json") as path:
+        assert (path.name, path.read_bytes()) == ("lock.json", b"{}")
+    assert not path.exists()
+    with pytest.raises(OutputError, match=f"{address} cannot be read"), remote.copied("gone"):
+        pytest.fail("the body is not reached")
 
 
 def test_tables_are_copied_to_where_a_person_looks_for_them(address: str, tmp_path: Path) -> None:

@@ -23,6 +23,13 @@ def test_the_time_runs_from_the_start_to_now() -> None:
     assert 3600 <= RunInfo.capture(started=started, phases={}).seconds < 3700
 
 
+def test_the_runs_own_time_is_without_the_building_of_its_suite() -> None:
+    started = datetime.now(UTC)
+    built = RunInfo.capture(started=started, phases={"build": 180.0, "load": 0.5}).model_copy(update={"seconds": 190.0})
+    assert built.own_seconds == 10.0
+    assert built.model_copy(update={"phases": {"load": 0.5}}).own_seconds == 190.0
+
+
 def test_peak_memory_is_in_bytes() -> None:
     block = bytearray(64 * 2**20)
     most = peak_memory()

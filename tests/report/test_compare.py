@@ -1,6 +1,10 @@
+import sys
+
+import fsspec
 import numpy as np
 import pytest
 
+from fusionbench.cli import main
 from fusionbench.errors import ConfigError, MissingData
 from fusionbench.records import MetricInfo, SuiteRef
 from fusionbench.report.compare import compare
@@ -108,3 +112,31 @@ def test_runs_on_other_data_are_refused_even_where_they_have_as_many_examples(ma
     other = make_scored("b", {"mnist": [0, 1] * 5}, recipe=blurred)
     with pytest.raises(ConfigError, match=r"the whole clean test split.*motion_blur, severity 2.*tasks.corruption"):
         compare(clean, other)
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_runs_at_addresses_are_compared_as_their_folders_are(make_scored, tmp_path, monkeypatch, capsys, kind):
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path / "cache"))
+    folders = [make_scored("a", {"mnist": [1, 0, 1] * 20}), make_scored("b", {"mnist": [0, 1, 1] * 20})]
+    top = f"file://{tmp_path}/store" if kind == "file" else "memory://store"
+
+    def compared(*runs) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["fusionbench", "compare", *map(str, runs), "--resamples", "50", "--json"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out + said.err
+
+    try:
+        addresses = [f"{top}/{folder.name}" for folder in folders]
+        for folder, address in zip(folders, addresses, strict=True):
+            system, path = fsspec.core.url_to_fs(address)
+            system.put(str(folder), path, recursive=True)
+        assert compared(*addresses) == compared(*folders) == compared(addresses[0], folders[1])
+        system, path = fsspec.core.url_to_fs(addresses[1])
+        system.rm_file(f"{path}/tasks/mnist.parquet")
+        code, said = compared(*addresses)
+        assert code == 2
+        assert f"{addresses[1]}/tasks/mnist.parquet is missing" in said
+    finally:
+        fsspec.filesystem("memory").store.clear()

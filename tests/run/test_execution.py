@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ import torch
 from fusionbench.config import Recipe
 from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.mixing import FusedWeights
+from fusionbench.records import RunInfo
 from fusionbench.run import run
+from fusionbench.run.setting import Setting, resolve
 from fusionbench.run.whole import read_left
 from fusionbench.weights.sources import open_source
 
@@ -20,6 +23,24 @@ Make = Callable[..., Recipe]
 def scores(folder: Path) -> dict[str, object]:
     report = json.loads((folder / "report.json").read_text())
     return {key: report[key] for key in ("tasks", "variants", "notes")}
+
+
+def test_the_building_of_its_suite_is_a_phase_of_its_own(
+    recipe: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(*given: object) -> Setting:
+        setting = resolve(*given)  # type: ignore[arg-type]
+        assert setting.suite is not None
+        return replace(setting, suite=replace(setting.suite, building=1e-6))
+
+    run(recipe("pretrained"), out=tmp_path / "there")
+    monkeypatch.setattr("fusionbench.run.execution.resolve", built)
+    run(recipe("pretrained"), out=tmp_path / "built")
+    phases = {name: RunInfo.load(tmp_path / name / "run.json").phases for name in ("there", "built")}
+    assert list(phases["there"]) == ["load", "fuse", "evaluate"]
+    assert list(phases["built"]) == ["build", "load", "fuse", "evaluate"]
+    assert phases["built"]["build"] == 1e-6
+    assert phases["built"]["load"] >= 0
 
 
 @pytest.mark.parametrize("dtype", ["base", "bfloat16"])

@@ -11,12 +11,15 @@ from torch import Tensor
 from fusionbench import Algorithm, ModelPool, TaskPool, configure, fuse, load_suite
 from fusionbench.config import Recipe, RuntimeConfig, read_document
 from fusionbench.errors import ConfigError, NotAdaptable
+from fusionbench.merge import merge
 from fusionbench.mixing import FusedWeights
 from fusionbench.mixing.ensemble import Ensemble
 from fusionbench.run import run
+from fusionbench.run.rebuild import rebuild_to
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.weights.sources import open_source
 from fusionbench.weights.tensors import LazyWeights
+from tiny_causal_lm import make_causal_lm
 
 Make = Callable[..., Recipe]
 FEW = {"steps": 2, "batch": 4, "batches": 1, "adapt_split": "validation"}
@@ -136,3 +139,39 @@ def test_what_is_wrong_with_an_algorithm_is_named(text: str, said: str) -> None:
         Algorithm.from_yaml(text)
     with pytest.raises(ConfigError, match="batch_norm"):
         configure("ties", batch_norm="avrage")
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "names"),
+    [
+        ("depth_upscaling", {"layers": ["range(0,2)", "range(1,2)"]}, ("a",)),
+        ("moe_upscaling", {"copies": 2}, ("base",)),
+        ("moe_merging", {}, ("base", "a", "b")),
+    ],
+)
+def test_a_model_of_another_form_is_the_command_lines_and_is_saved_as_what_it_is(
+    method: str, values: dict[str, Any], names: tuple[str, ...], tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    for seed, name in enumerate(("base", "a", "b")):
+        make_causal_lm(tmp_path / name, seed)
+    places = {name: str(tmp_path / name) for name in names}
+    if names == ("base",):
+        places["a"] = places["base"]
+    model: Any = fuse(method, places, **values)
+    model.save(tmp_path / "made")
+    said = [f"base={p}" if name == "base" else f"experts.{name}={p}" for name, p in places.items()]
+    asked = [f"method.{key}={value}" for key, value in values.items()]
+    recipe = Recipe.load(None, [*said, f"method={method}", *asked])
+    (merge if method == "depth_upscaling" else rebuild_to)(recipe, tmp_path / "out")
+    first, second = (open_source(tmp_path / place) for place in ("made", "out"))
+    assert first.config == second.config
+    assert first.specs.keys() == second.specs.keys()
+    assert all(first.read(name) == second.read(name) for name in first.specs)
+    assert (tmp_path / "made" / "tokenizer.json").read_bytes() == (tmp_path / "a" / "tokenizer.json").read_bytes()
+    plain, found = AutoModelForCausalLM.from_pretrained(tmp_path / "made", output_loading_info=True)
+    assert not any(found[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    with torch.no_grad():
+        answers = [module(torch.tensor([[5, 7, 3]])).logits for module in (plain, model.module)]
+    torch.testing.assert_close(*answers, atol=1e-5, rtol=1e-5)

@@ -217,6 +217,14 @@ class TestRefusals:
         with pytest.raises(CheckpointError, match="holds no model"):
             train_further(str(tmp_path / "empty"), suite, tmp_path / "out", RECIPE)
 
+    @pytest.mark.parametrize("said", ["surgery.json", "ensemble.json", "per_task.json"])
+    def test_parts_that_answer_together(self, said: str, suite: Suite, tmp_path: Path) -> None:
+        make_causal_lm(tmp_path / "run" / "model" / "backbone")
+        (tmp_path / "run" / "model" / said).write_text("{}")
+        with pytest.raises(ConfigError, match=f"init: the {said} of .*/run says that several parts answer together"):
+            train_further(str(tmp_path / "run"), suite, tmp_path / "out", RECIPE)
+        assert not (tmp_path / "out").exists()
+
     def test_a_damaged_blueprint(self, suite: Suite, tmp_path: Path) -> None:
         init = rebuilt(tmp_path, "smile", *MIXTURES["smile"])
         (Path(init) / "fusion_config.json").write_text("{")

@@ -22,6 +22,7 @@ from fusionbench.run.setting import Setting, resolve, setting_of_suite
 from fusionbench.run.whole import bench_of, fuse_whole
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.weights.sources import open_source
+from hub_stand_in import HubCache
 from tiny_causal_lm import make_causal_lm
 from tiny_resnets import write_resnet_suite
 
@@ -32,6 +33,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "tall_mask": ("method.threshold=0.3", "method.scale=0.7"),
     "emr": (),
     "surgery": ("method.rank=3", "method.steps=3", "method.normalise=true"),
+    "scale_search": ("method.by=task", "method.scales=[0.2,0.9]"),
 }
 
 
@@ -127,6 +129,66 @@ def test_a_runs_model_is_evaluated_to_the_runs_scores(method: str, resnets: Path
     assert again.variants[0].model == first.variants[0].model
     assert again.method == first.method
     assert again.skipped == first.skipped
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_model_that_left_its_runs_folder_says_itself_what_made_it(
+    method: str, resnets: Path, cache: Path, tmp_path: Path
+) -> None:
+    recipe = Recipe.load(None, [f"suite={resnets}", f"method={method}", *METHODS[method], "runtime.threads=1"])
+    run(recipe, out=tmp_path / "run")
+    (tmp_path / "run" / "model").rename(tmp_path / "moved")
+    assert recipe.suite is not None
+    found = evaluate_model(str(tmp_path / "moved"), recipe.suite, TasksConfig(limit=2))
+    assert (found.method.name, found.method.version) == (method, 2 if method in ("max_model", "scale_search") else 1)
+
+
+@pytest.mark.parametrize("reference", ["org/fused", "org/fused@main"])
+@pytest.mark.parametrize("method", ["weighted_ensemble", "emr", "surgery"])
+def test_what_is_several_models_opens_from_the_hubs_cache(
+    method: str, reference: str, kept: Path, resnets: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = HubCache(tmp_path).use(monkeypatch)
+    shutil.copytree(kept / method, hub.model("org/fused"), dirs_exist_ok=True)
+    setting = of_evaluation(resnets)
+    local, cached = (open_fused(place, setting.pool) for place in (kept / method, reference))
+    assert same(answers(local.fused, setting), answers(cached.fused, setting))
+    assert cached.fingerprint == local.fingerprint
+    assert cached.method is not None
+    assert cached.method.name == method
+
+
+def test_an_ensemble_that_was_downloaded_in_part_is_one_clear_error(
+    kept: Path, resnets: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = HubCache(tmp_path).use(monkeypatch).model("org/fused")
+    shutil.copytree(kept / "weighted_ensemble", folder, dirs_exist_ok=True)
+    pool = of_evaluation(resnets).pool
+    shard = folder / "members" / "shapes" / "model.safetensors"
+    tensors = load_file(shard)
+    save_file(tensors, shard.with_name("model-00002-of-00002.safetensors"), metadata={"format": "pt"})
+    shard.unlink()
+    places = dict.fromkeys(tensors, "model-00002-of-00002.safetensors")
+    places[next(iter(tensors))] = "model-00001-of-00002.safetensors"
+    shard.with_name("model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    with pytest.raises(CheckpointError, match="downloaded only in part: model-00001-of-00002"):
+        open_fused("org/fused", pool)
+    shutil.rmtree(shard.parent)
+    with pytest.raises(CheckpointError, match="members/shapes"):
+        open_fused("org/fused", pool)
+    with pytest.raises(CheckpointError, match="org/absent; it is not in the hub's local cache"):
+        open_fused("org/absent", pool)
+
+
+def test_masks_of_the_first_format_open_and_their_method_is_not_known(
+    kept: Path, resnets: Path, cache: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(kept / "emr", tmp_path / "saved")
+    damaged(tmp_path / "saved" / "per_task.json", {"format": 1, "method": None})
+    setting = of_evaluation(resnets)
+    first, now = (open_fused(place, setting.pool) for place in (tmp_path / "saved", kept / "emr"))
+    assert same(answers(first.fused, setting), answers(now.fused, setting))
+    assert first.method is None
 
 
 class Words:
@@ -255,6 +317,30 @@ def test_damaged_masks_are_one_clear_error(
     save_file(tensors, file)
     own = chosen.partition("/")[2] if part == "unified" else chosen
     with pytest.raises(CheckpointError, match=f"are damaged; fuse again:\n(.*\n)*.*{own}"):
+        open_fused(tmp_path / "saved", of_evaluation(resnets).pool)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("a key", r"task_models\.json is wrong:\n.*shared"),
+        ("a name", r"task_models\.json is damaged: \.\./colours are no names of folders"),
+        ("a model", r"tasks/colours"),
+        ("the shared model", r"shared"),
+    ],
+)
+def test_damaged_models_of_each_task_are_one_clear_error(
+    damage: str, said: str, resnets: Path, cache: Path, tmp_path: Path
+) -> None:
+    fused(resnets, tmp_path / "run", "scale_search", *METHODS["scale_search"])[0].save(tmp_path / "saved")
+    file = tmp_path / "saved" / "task_models.json"
+    if damage == "a key":
+        damaged(file, {"shared": None})
+    elif damage == "a name":
+        damaged(file, {"tasks": ["shapes", "../colours"]})
+    else:
+        shutil.rmtree(tmp_path / "saved" / ("shared" if damage == "the shared model" else "tasks/colours"))
+    with pytest.raises(CheckpointError, match=said):
         open_fused(tmp_path / "saved", of_evaluation(resnets).pool)
 
 

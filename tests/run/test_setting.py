@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from checkpoints import save_model
 from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError
 from fusionbench.run import resolve, run
+from fusionbench.weights.sources import open_source
 
 Make = Callable[..., Recipe]
 
@@ -54,3 +57,54 @@ def test_a_damaged_record_is_one_clear_error(recipe: Make, suite: Path, content:
 def test_a_score_that_is_no_number_leaves_the_normalised_one_out(recipe: Make, suite: Path, tmp_path: Path) -> None:
     record(suite, "dogs", {"scores": {"dogs": {"test": {"accuracy": None}}}})
     assert run(recipe("simple_average"), out=tmp_path / "run").report.variants[0].normalized is None
+
+
+def with_head(suite: Path, where: str) -> Path:
+    """Let the task cats have a head of its own, named by the task or by its expert; return the head's file."""
+    document = json.loads(suite.read_text())
+    named = document["tasks"] if where == "task" else document["pool"]["experts"]
+    named["cats"] = {
+        **(named["cats"] if isinstance(named["cats"], dict) else {"model": named["cats"]}),
+        "head": "./head",
+    }
+    suite.write_text(json.dumps(document))
+    save_model(suite.parent / "head", {"weight": torch.zeros(2, 3)}, {"model_type": "toy"})
+    return suite.parent / "head"
+
+
+@pytest.mark.parametrize("where", ["task", "expert"])
+def test_a_head_that_is_named_apart_from_the_models_is_part_of_what_names_a_run(
+    recipe: Make, suite: Path, where: str
+) -> None:
+    head = with_head(suite, where)
+    first = resolve(recipe("simple_average"))
+    assert [name for name in first.inputs() if name.startswith("head ")] == ["head cats"]
+    assert first.inputs()["head cats"] == open_source(head).fingerprint()
+    assert first.inputs_of_scoring().keys() == {"base", "individual", "head cats"}
+    assert "head cats" not in resolve(recipe("simple_average", "tasks=[dogs]")).inputs()
+    names = first.identity(), first.identity(first.inputs_of_scoring())
+    save_model(head, {"weight": torch.ones(2, 3)}, {"model_type": "toy"})
+    changed = resolve(recipe("simple_average"))
+    assert changed.identity() != names[0]
+    assert changed.identity(changed.inputs_of_scoring()) != names[1]
+
+
+def test_a_head_that_is_an_expert_itself_is_named_once(recipe: Make, suite: Path) -> None:
+    document = json.loads(suite.read_text())
+    document["tasks"]["cats"]["head"] = "./cats"
+    suite.write_text(json.dumps(document))
+    setting = resolve(recipe("simple_average"))
+    assert setting.inputs().keys() == {"base", "cats", "dogs", "individual"}
+    # The model that is scored is another one.
+    assert setting.inputs_of_scoring().keys() == {"base", "individual", "head cats"}
+
+
+def test_another_code_of_corruptions_is_another_run_of_those_that_see_it(
+    recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [recipe("simple_average"), recipe("simple_average", "tasks.corruption=contrast")]
+    first = [resolve(each).identity() for each in asked]
+    monkeypatch.setattr("fusionbench.run.setting.CORRUPTIONS_VERSION", 2)
+    clean, corrupted = (resolve(each).identity() for each in asked)
+    assert clean == first[0]
+    assert corrupted != first[1]

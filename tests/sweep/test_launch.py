@@ -67,10 +67,13 @@ def test_every_launcher_gives_what_this_process_gives(name: str, make: Make, tmp
     assert [outcome.result and outcome.result.reused for outcome in again] == [True, True, None, True, True]
 
 
-def test_outcomes_come_as_they_finish_and_are_reported_in_the_order_of_the_recipes(make: Make, tmp_path: Path) -> None:
+def test_outcomes_come_as_they_finish_and_are_reported_in_the_order_of_the_recipes(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs_here(monkeypatch)
     recipes = [make(scale, *PROCESSES) for scale in (0.1, 0.2, 0.3, 0.4)]
-    numbers = [number for number, _ in run_as_finished(recipes, tmp_path / "runs")]
-    assert sorted(numbers) == [0, 1, 2, 3]
+    # Jobs are done last first here.
+    assert [number for number, _ in run_as_finished(recipes, tmp_path / "finished")] == [3, 2, 1, 0]
     said = []
     outcomes = list(run_all(recipes, tmp_path / "runs", progress=lambda *progress: said.append(progress)))
     assert [outcome.recipe for outcome in outcomes] == recipes

@@ -60,29 +60,82 @@ def test_a_search_that_is_stopped_among_trials_goes_on_as_if_it_had_not_been(
     assert {path: path.stat().st_mtime_ns for path in made} == made
 
 
-def test_a_batch_that_was_half_drawn_is_filled(noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("how", [THREE, ["runtime.threads=1"]])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsga2"])
+def test_a_search_that_dies_while_it_draws_ends_as_if_it_had_not(
+    noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str, how: list[str]
+) -> None:
     jobs_here(monkeypatch)
-    whole = searched(noisy, tmp_path / "whole", *THREE, sampler="random")
-    trials = importlib.import_module("fusionbench.sweep.trials")
-    real, drawn = trials.draw, []
+    whole = searched(noisy, tmp_path / "whole", *how, trials=5, sampler=sampler)
+    real, kept = optuna.trial.Trial.set_user_attr, []
 
-    def dying(trial: Any, space: Any) -> list[str]:
-        if len(drawn) == 4:
+    def dying(trial: Any, key: str, value: Any) -> None:
+        # The trial has drawn its numbers, and nothing says yet what they make of the recipe.
+        kept.append(key)
+        if len(kept) == 4:
             raise KeyboardInterrupt
-        drawn.append(real(trial, space))
-        return drawn[-1]  # type: ignore[no-any-return]
+        real(trial, key, value)
 
-    monkeypatch.setattr(trials, "draw", dying)
+    monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", dying)
     with pytest.raises(KeyboardInterrupt):
-        searched(noisy, tmp_path / "broken", *THREE, sampler="random")
-    monkeypatch.setattr(trials, "draw", real)
-    given = jobs_here(monkeypatch)
-    found = searched(noisy, tmp_path / "broken", *THREE, sampler="random")
-    # The fifth was begun and had drawn nothing: it counts as failed, and the batch has the fourth and the sixth.
-    assert given == [2, 1, 1]
-    assert found.trials[4].error == "interrupted"
-    same = [number for number in range(7) if number != 4]
-    assert [found.trials[number] for number in same] == [whole.trials[number] for number in same]
+        searched(noisy, tmp_path / "broken", *how, trials=5, sampler=sampler)
+    monkeypatch.setattr(optuna.trial.Trial, "set_user_attr", real)
+    found = searched(noisy, tmp_path / "broken", *how, trials=5, sampler=sampler)
+    assert (found.trials, found.best) == (whole.trials, whole.best)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe", "cmaes", "nsga2"])
+def test_a_search_trial_by_trial_that_is_stopped_in_one_ends_as_if_it_had_not_been(
+    noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    trials = importlib.import_module("fusionbench.sweep.trials")
+    real, ran = trials.run, []
+    whole = searched(noisy, tmp_path / "whole", trials=5, sampler=sampler)
+
+    def stopping(recipe: Any, **options: Any) -> Any:
+        ran.append(recipe)
+        if len(ran) == 4:
+            raise Interrupted("Ctrl-C")
+        return real(recipe, **options)
+
+    monkeypatch.setattr(trials, "run", stopping)
+    with pytest.raises(Interrupted):
+        searched(noisy, tmp_path / "broken", trials=5, sampler=sampler)
+    found = searched(noisy, tmp_path / "broken", trials=5, sampler=sampler)
+    # The fourth is done over; those before are not.
+    assert ran[4].method == ran[3].method
+    assert len(ran) == 6
+    assert (found.trials, found.best) == (whole.trials, whole.best)
+    assert all(trial.values for trial in found.trials)
+
+
+def test_a_search_may_go_on_in_one_process_with_what_was_drawn_for_several(
+    noisy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs_here(monkeypatch, stop_after=0)
+    with pytest.raises(Interrupted):
+        searched(noisy, tmp_path / "s", *THREE, trials=3)
+    found = searched(noisy, tmp_path / "s", trials=3)
+    jobs_here(monkeypatch)
+    assert found.trials == searched(noisy, tmp_path / "whole", *THREE, trials=3).trials
+
+
+def test_a_trial_of_the_study_that_has_no_draws_is_a_row(noisy: Path, tmp_path: Path) -> None:
+    searched(noisy, tmp_path / "s", trials=1)
+    study = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 's' / 'study.db'}")
+    study.ask()
+    found = searched(noisy, tmp_path / "s", trials=3)
+    assert [trial.error for trial in found.trials] == [None, "interrupted", None]
+
+
+def test_searches_of_neighbouring_seeds_share_no_draw(noisy: Path, tmp_path: Path) -> None:
+    asked = [f"suite={noisy}", "tasks.limit=1", "method=task_arithmetic", "method.scale=interval(0,2)"]
+    drawn = [
+        trial.overrides
+        for seed in range(3)
+        for trial in search(None, [*asked, f"seed={seed}"], tmp_path / f"{seed}", trials=3, sampler="random").trials
+    ]
+    assert len(set(drawn)) == 9
 
 
 def test_a_trial_that_fails_at_a_worker_is_a_row_with_the_reason(

@@ -34,6 +34,20 @@ def test_tokenizers_and_templates_go_along_and_records_of_training_stay(model: P
     assert (tmp_path / "out" / "config.json").read_bytes() == (model / "config.json").read_bytes()
 
 
+def test_beside_a_file_that_is_named_by_itself_only_a_models_own_files_are_taken(model: Path, tmp_path: Path) -> None:
+    kept = ("generation_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "merges.txt",
+            "preprocessor_config.json", "chat_template.jinja", "spiece.model")  # fmt: skip
+    others = ("notes.txt", "results.json", "requirements.txt", "other-model.json", "model.safetensors.index.json")
+    source = open_source(model / "model.safetensors")
+    for name in (*kept, *others):
+        (model / name).write_text(name)
+    copy_companions(source, tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*kept, "config.json"}
+    (tmp_path / "whole").mkdir()
+    copy_companions(open_source(model), tmp_path / "whole")
+    assert {"notes.txt", "results.json"} < {path.name for path in (tmp_path / "whole").iterdir()}
+
+
 def test_the_configuration_names_the_outputs_kind_and_its_changes(model: Path, tmp_path: Path) -> None:
     copy_companions(open_source(model), tmp_path / "out", dtype="bfloat16", changes={"width": 4})
     found = json.loads((tmp_path / "out" / "config.json").read_text())

@@ -10,6 +10,7 @@ from checkpoints import read_model, save_model
 from fusing import fuse, plan_for
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import prediction, tiles
+from fusionbench.parameters import check
 from fusionbench.registry import methods
 from fusionbench.weights import arrays, engine
 from fusionbench.weights.engine import run_plan
@@ -133,8 +134,8 @@ def test_double_precision_is_kept_where_the_base_has_it():
     assert fuse("task_arithmetic", base, experts, {"scale": 1.0})["w"].item() == 1 + 2.0**-40
 
 
-def minimum(plan, method: str = "ties") -> int:
-    values = {p.name: p.default for p in methods[method].parameters}
+def minimum(plan, method: str = "ties", values=None) -> int:
+    values = values or {p.name: p.default for p in methods[method].parameters}
     with pytest.raises(ConfigError) as error:
         run_plan(plan, methods[method], MemorySink([]), values=values, memory=1)
     assert "runtime.memory=1 bytes is too small" in str(error.value)
@@ -153,6 +154,52 @@ def test_a_memory_budget_that_is_too_small_is_refused_with_the_least_that_would_
         run_plan(plan, methods["ties"], sink, values=DEFAULTS, memory=least - 1)
     run_plan(plan, methods["ties"], sink, values=DEFAULTS, memory=least)
     assert bits(sink.weights) == bits(fuse("ties", base, experts))
+
+
+RANKING = {
+    "ties": {"scope": "tensor", "density": 0.3},
+    "sce": {"select_topk": 0.3},
+    "breadcrumbs": {"density": 0.5, "top_drop": 0.1},
+}
+
+
+@pytest.mark.parametrize("method", RANKING)
+def test_tensors_that_are_ranked_by_themselves_are_looked_at_tile_by_tile_where_blocks_do_not_fit(
+    method, small_tiles, monkeypatch
+):
+    small_tiles(8, 64)
+    sizes = {"a": 3, "b": 8, "c": 16, "d": 23, "e": 64, "f": 200, "g": 5}
+    generator = torch.Generator().manual_seed(0)
+    # Few values, so that cuts tear ties, in tiles other than the first too.
+    base, *others = (
+        {name: torch.randint(-3, 4, (size,), generator=generator).float() for name, size in sizes.items()}
+        for _ in range(3)
+    )
+    experts = {str(i): other for i, other in enumerate(others)}
+    entry, plan = methods[method], plan_for(method, base, experts, RANKING[method])
+    values = check(method, entry.parameters, RANKING[method])
+    widths = []
+    real = engine.ArrayWorker._tile
+    monkeypatch.setattr(
+        engine.ArrayWorker,
+        "_tile",
+        lambda self, step, start, count: (widths.append(count), real(self, step, start, count))[1],
+    )
+    looked = []
+    cut = arrays.batches
+    monkeypatch.setattr(arrays, "batches", lambda *how: (looked.append(jobs) or jobs for jobs in cut(*how)))
+    found = []
+    for memory in (None, minimum(plan, method, values)):
+        widths.clear()
+        looked.clear()
+        sink = MemorySink([step.output for step in plan])
+        run_plan(plan, entry, sink, values=values, threads=2, memory=memory)
+        found.append((max(widths), bits(sink.weights)))
+    (wide, expected), (narrow, within) = found
+    assert (wide, narrow) == (64, 8)
+    assert within == expected
+    # A state holds histograms of each long tensor in it.
+    assert all(sum(job.stop - job.start >= 8 for job in jobs) <= 1 for jobs in looked)
 
 
 def test_what_first_passes_hold_is_in_the_budget():

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 from fusing import fuse, plan_for
-from fusionbench.errors import NotFinite
+from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.registry import methods
 from fusionbench.weights.engine import run_plan
+from fusionbench.weights.tensors import MemorySink, TensorSource
 from fusionbench.weights.writer import CheckpointWriter
 
-PATHS = {"kernel": "task_arithmetic", "torch": "weighted_average", "compiled": "ties"}
+PATHS = {"kernel": "task_arithmetic", "torch": "weighted_average", "compiled": "ties", "direct": "dare"}
 
 
 def parameters_of(path: str) -> dict[str, object]:
@@ -45,7 +46,7 @@ def test_a_single_number_that_is_not_finite_is_named(path):
 def test_a_result_that_overflows_is_an_error_that_names_the_tensor(path):
     base, expert = {"w": torch.tensor([-3e38])}, {"w": torch.tensor([3e38])}
     values = {"scale": 3.0} if path != "torch" else {"weights": 3.0, "normalize": False, "relative_to_base": True}
-    values |= {"density": 1.0} if path == "compiled" else {}
+    values |= {"density": 1.0} if path in ("compiled", "direct") else {}
     with pytest.raises(NotFinite, match="result for w"):
         fuse(PATHS[path], base, {"x": expert, "y": expert}, values)
 
@@ -57,7 +58,8 @@ def test_a_result_that_overflows_is_an_error_that_names_the_tensor(path):
 def test_a_result_that_the_output_cannot_hold_is_an_error_that_names_the_tensor(path, kind, large, over, under):
     base, expert = {"w": torch.zeros(1)}, {"w": torch.tensor([large])}
     factor = "weights" if path == "torch" else "scale"
-    others = {"torch": {"normalize": False, "relative_to_base": True}, "compiled": {"density": 1.0}}.get(path, {})
+    whole = {"density": 1.0}
+    others = {"torch": {"normalize": False, "relative_to_base": True}, "compiled": whole, "direct": whole}.get(path, {})
     for sign in (1, -1):
         with pytest.raises(NotFinite, match=r"result for w .*output\.dtype"):
             fuse(PATHS[path], base, {"x": expert}, {factor: sign * over, **others}, dtype=kind)
@@ -103,3 +105,23 @@ def test_an_error_in_a_thread_stops_the_others(small_tiles):
     with pytest.raises(NotFinite):
         fuse("task_arithmetic", base, {"x": bad}, run={"threads": 2, "advance": done.append})
     assert sum(done) < 200 * 64 / 2
+
+
+@pytest.mark.parametrize(
+    ("method", "based", "count", "words"),
+    [
+        ("slerp", True, 3, r"it got 3 experts and a base\. Name two"),
+        ("slerp", False, 1, r"it got 1 expert\. Name two"),
+        ("model_stock", True, 1, "needs two experts or more"),
+    ],
+)
+def test_numbers_of_models_that_a_method_has_no_meaning_for_are_refused_before_anything_is_read(
+    method, based, count, words, monkeypatch
+):
+    model = {"w": torch.ones(3)}
+    plan = plan_for(method, model if based else None, {f"e{i}": model for i in range(count)})
+    read = []
+    monkeypatch.setattr(TensorSource, "read", lambda *place: read.append(place))
+    with pytest.raises(ConfigError, match=words):
+        run_plan(plan, methods[method], MemorySink([]), values={})
+    assert read == []

@@ -39,26 +39,25 @@ def test_an_exception_leaves_nothing(tmp_path: Path) -> None:
 
 
 KILLED = """
-import sys, time
+import sys
 from pathlib import Path
 from fusionbench.weights.partial import whole_folder
 with whole_folder(Path(sys.argv[1])) as made:
     (made / "a").write_text("half")
     print("written", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 def test_a_killed_process_leaves_no_folder_and_does_not_stand_in_the_way(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "out")], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"written\n"
-    with pytest.raises(OutputError, match="being written by another process"), whole_folder(tmp_path / "out"):
-        pass
-    assert (tmp_path / "out.partial" / "a").is_file()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "out")], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        with pytest.raises(OutputError, match="being written by another process"), whole_folder(tmp_path / "out"):
+            pass
+        assert (tmp_path / "out.partial" / "a").is_file()
+        process.send_signal(signal.SIGKILL)
     assert not (tmp_path / "out").exists()
     with whole_folder(tmp_path / "out") as made:
         (made / "b").write_text("whole")

@@ -61,6 +61,15 @@ def test_a_tensor_that_no_entry_matches_is_an_error_that_names_it():
         values({"scale": [{"value": 0.1, "filter": "layers"}]}, "scale")
 
 
+def test_a_table_that_mergekit_s_modules_of_two_stacks_leave_out_is_named_as_a_module():
+    halves = [{"value": 0.1, "filter": ["encoder.", "mlp"]}, {"value": 0.2, "filter": "encoder."}]
+    with pytest.raises(ConfigError, match=r"no value for embed\.weight: .* no filter\.$"):
+        values({"scale": halves}, "scale")
+    halves.append({"value": 0.3, "filter": "decoder."})
+    with pytest.raises(ConfigError, match=r"no value for embed\.weight: .* add modules\.shared"):
+        values({"scale": halves}, "scale")
+
+
 def test_a_list_in_a_schedule_is_a_gradient_over_the_blocks():
     found = values({"scale": [{"value": [0.0, 1.0]}]}, "scale")
     assert [found[f"encoder.layers.{i}.mlp.weight"] for i in range(3)] == [0.0, 0.5, 1.0]

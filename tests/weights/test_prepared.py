@@ -1,5 +1,6 @@
 """What first passes found goes to other processes as plain data and comes back as it was."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,9 @@ def back(found: object, folder: Path) -> object:
         (1, "a"),
         [1, [2.5]],
         {"a": (1,), ("b", 4): None},
+        Counter({"b": 2, "a": 1}),
+        {"b", "a"},
+        set(),
         Pair(1, (2,)),
         {},
         (),
@@ -101,8 +105,8 @@ def test_cuts_and_methods_with_their_functions_come_back(tmp_path: Path) -> None
 
 
 def test_what_is_no_plain_data_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(FusionBenchError, match="holds a set, which cannot be handed to other processes"):
-        save_prepared(tmp_path / "p", Prepared({"a": {1}}, 1))
+    with pytest.raises(FusionBenchError, match="holds a frozenset, which cannot be handed to other processes"):
+        save_prepared(tmp_path / "p", Prepared({"a": frozenset({1})}, 1))
     with pytest.raises(FusionBenchError, match="holds a function"):
         save_prepared(tmp_path / "p", Prepared(lambda: 1, 1))
     assert [*tmp_path.iterdir()] == []

@@ -259,3 +259,12 @@ def test_a_fingerprint_reads_no_more_of_a_large_file_than_its_samples(tmp_path, 
     found.digest(SimpleNamespace(update=lambda part: heard.append(len(part))))
     assert heard[0] == len(found.header) + 8
     assert sum(heard[1:]) <= 3 * 64 + 16 + 8
+
+
+def test_an_opened_file_is_digested_once(tmp_path, monkeypatch):
+    heard = []
+    original = SafetensorsFile.digest
+    monkeypatch.setattr(SafetensorsFile, "digest", lambda self, hasher: (heard.append(1), original(self, hasher)))
+    source = open_safetensors("x", save_model(tmp_path / "x", {"a": torch.zeros(4)}))
+    assert source.fingerprint() == source.fingerprint() == source.files[0].fingerprint
+    assert heard == [1]

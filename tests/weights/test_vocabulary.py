@@ -73,6 +73,34 @@ def test_rows_follow_their_tokens_and_what_a_model_lacks_is_the_only_other_model
     assert "vocabulary: one has besides 1 of these tokens, such as 'x'" in merged.notes
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["cls.predictions.decoder.weight", "lm_head.decoder.weight", "lm_head.linear.weight", "vocab_projector.weight",
+     "output.weight", "transformer.output_layer.weight", "lm_head.decoder.bias", "cls.predictions.bias",
+     "vocab_projector.bias", "embed_out.weight", "lm_head.weight", "transformer.wte.weight"],
+)  # fmt: skip
+def test_a_head_of_any_architecture_follows_its_tokens(name: str, tmp_path: Path) -> None:
+    """Equal numbers of rows in another order: nothing but the name says that rows are tokens."""
+    size, words = (3,) if name.endswith("bias") else (3, 1), (["<unk>", "a", "b"], ["<unk>", "b", "a"])
+    for model, own in zip(("base", "one"), words, strict=True):
+        tensors = {TABLE: torch.ones(3, 1), name: torch.arange(3.0).reshape(size), "w": torch.arange(3.0).reshape(3, 1)}
+        save_worded(tmp_path / model, tensors, own, CONFIG)
+    source = open_pool(recipe(tmp_path, "vocabulary=base")).experts["one"]
+    assert LazyWeights(source)[name].flatten().tolist() == [0.0, 2.0, 1.0]
+    assert LazyWeights(source)["w"].flatten().tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_token_beyond_a_models_tables_has_no_row_there(tmp_path: Path) -> None:
+    """The tokenizer of the base knows one token more than its tables have rows; it keeps its number."""
+    words = ["<unk>", "a", "b", "late"]
+    save_worded(tmp_path / "base", {TABLE: table(0, 3)}, words, CONFIG)
+    save_worded(tmp_path / "one", {TABLE: table(100, 4)}, words, CONFIG)
+    pool = open_pool(recipe(tmp_path, "vocabulary=base"))
+    assert pool.base is not None
+    assert LazyWeights(pool.base)[TABLE][:, 0].tolist() == [0.0, 1.0, 2.0, 103.0]
+    assert LazyWeights(pool.experts["one"])[TABLE][:, 0].tolist() == [100.0, 101.0, 102.0, 103.0]
+
+
 def test_padding_is_the_mean_of_the_rows_that_have_a_token(models: Path) -> None:
     made(models, "vocabulary=base")
     rows = load_file(models / "out" / "model.safetensors")[TABLE]

@@ -53,7 +53,7 @@ def test_no_file_stays_open_after_an_exception(tmp_path):
 
 
 KILLED = """
-import signal, sys, time
+import signal, sys
 # A job in the background is started with interruptions ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from pathlib import Path
@@ -63,20 +63,19 @@ from fusionbench.weights.writer import CheckpointWriter
 with CheckpointWriter(Path(sys.argv[1]), [TensorSpec("a", "U8", (4,))], metadata={}) as writer:
     writer.write("a", b"1234")
     print("written", flush=True)
-    time.sleep(60)
+    sys.stdin.read()
 """
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_writer_that_is_killed_leaves_no_model_and_does_not_stand_in_the_way(number, tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"written\n"
-    process.send_signal(number)
-    process.wait()
-    process.stdout.close()
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "out")]
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        process.send_signal(number)
+        process.wait()
     assert not (tmp_path / "out").exists()
     write(tmp_path / "out")
     assert left(tmp_path) == ["out"]
@@ -206,14 +205,13 @@ def test_a_second_writer_of_a_folder_is_refused_and_the_first_one_finishes(tmp_p
 
 
 def test_a_writer_in_another_process_is_not_disturbed(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "out")], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"written\n"
-    assert "is being written by another process" in refused(tmp_path / "out")
-    assert left(tmp_path) == ["out.partial"]
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path / "out")], stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"written\n"
+        assert "is being written by another process" in refused(tmp_path / "out")
+        assert left(tmp_path) == ["out.partial"]
+        process.kill()
 
 
 def test_file_systems_without_locks_are_written_to(tmp_path, monkeypatch):

@@ -59,7 +59,7 @@ def analyze(
         list[str] | None,
         typer.Argument(
             help="suite=NAME, or base=REF experts.NAME=REF for what needs no tasks; for coefficients and routing the "
-            "folder of a run."
+            "folder of a run, or its address, such as s3://bucket/run."
         ),
     ] = None,
     out: Annotated[Path, typer.Option(parser=local_folder, help="Folder of tables, figures and runs.")] = Path(
@@ -115,17 +115,21 @@ def _write(found: "Mapping[str, Square]", out: Path, interactive: str) -> None:
 def _learned(what: Analysis, folders: list[str], examples: int, advance: "Progress") -> dict[str, "Square"]:
     """Return the matrices of what a finished run learned."""
     from fusionbench.errors import ConfigError
-    from fusionbench.report.analysis.coefficients import coefficients
+    from fusionbench.records import fetched
+    from fusionbench.report.analysis.coefficients import ARTEFACT, coefficients
 
     if len(folders) != 1 or "=" in folders[0]:
         raise ConfigError(
             f"{what.value} is of one finished run: fusionbench analyze {what.value} runs/mini/clip/wemoe-1a2b3c4d."
         )
     if what is Analysis.coefficients:
-        return coefficients(Path(folders[0]))
+        with fetched(folders[0], ARTEFACT.parts[0]) as folder:
+            return coefficients(folder)
     from fusionbench.report.analysis.routing import routing
+    from fusionbench.run.folder import MODEL
 
-    return routing(Path(folders[0]), examples=examples, progress=advance)
+    with fetched(folders[0], MODEL) as folder:
+        return routing(folder, examples=examples, progress=advance)
 
 
 def _measure(what: Analysis, recipe: "Recipe", rank: int, advance: "Progress") -> dict[str, "Square"]:
@@ -161,8 +165,8 @@ def _probe(what: Analysis, recipe: "Recipe", out: Path, between: str, points: in
 
 
 def compare(
-    first: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    second: Annotated[Path, typer.Argument(help="Folder of another one, of the same suite.")],
+    first: Annotated[str, typer.Argument(help="Folder of a finished run, or its address, such as s3://bucket/run.")],
+    second: Annotated[str, typer.Argument(help="Folder or address of another one, of the same suite.")],
     resamples: Annotated[int, typer.Option(help="Resamples of each task.", min=1)] = 10_000,
     seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
     as_json: Json = False,
@@ -172,9 +176,11 @@ def compare(
 
     from rich.table import Table
 
+    from fusionbench.records import fetched
     from fusionbench.report.compare import compare as compared
 
-    found = compared(first, second, resamples=resamples, seed=seed)
+    with fetched(first) as one, fetched(second) as other:
+        found = compared(one, other, resamples=resamples, seed=seed)
     if as_json:
         say_json([asdict(each) for each in found])
         return

@@ -48,7 +48,7 @@ def merge(
     from fusionbench.compat import load_stages
     from fusionbench.errors import ConfigError
     from fusionbench.records import output_place
-    from fusionbench.records.remote import published_model
+    from fusionbench.records.places import published_model
     from fusionbench.stages import merge_stages
     from fusionbench.weights.lock import LOCK
 
@@ -151,7 +151,9 @@ def _say_forecast(name: str, found: "Forecast") -> None:
             device, str(cost.passes), f"{cost.seconds:,.1f}", f"{cost.memory / 1e6:,.0f}", f"{cost.rehearsed:.1%}"
         )
     say(table)
-    say("  seconds are with the inputs in memory, to which reading them from disk adds; memory is beside mapped files")
+    where = "with the inputs in memory" if found.held or found.reading is None else "from the disk in every pass"
+    adds = f"; reading them from the disk adds {found.reading:,.1f} s" if found.held and found.reading else ""
+    say(f"  seconds are {where}{adds}; memory is beside mapped files")
 
 
 def inspect(

@@ -13,6 +13,20 @@ if TYPE_CHECKING:
     from fusionbench.experiments.model import Experiment
     from fusionbench.experiments.reproduce import Answer
 
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="An experiment, see fusionbench list experiments; its YAML file; or the folder of a merge or a run, "
+        "which is made once more and compared, as by fusionbench remake."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="How the runs are done, such as launcher=processes launcher.workers=4")
+]
+Which = Annotated[str, typer.Option(help="paper: checkpoints and data of the hub; mini: the offline stand-in.")]
+Out = Annotated[str | None, typer.Option(help="Folder of the runs, or an address; by default runs/<name>-<suite>.")]
+Seeds = Annotated[str, typer.Option(help="Of the recipes and the stand-in's builds; several, with commas, give means.")]
+
 
 def add_to(application: typer.Typer) -> None:
     """Add this group's verbs."""
@@ -22,27 +36,13 @@ def add_to(application: typer.Typer) -> None:
 
 
 def reproduce(
-    name: Annotated[
-        str,
-        typer.Argument(
-            help="An experiment, see fusionbench list experiments; its YAML file; or the folder of a merge or a run, "
-            "which is made once more and compared, as by fusionbench remake."
-        ),
-    ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="How the runs are done, such as launcher=processes launcher.workers=4")
-    ] = None,
-    suite: Annotated[
-        str, typer.Option(help="paper: checkpoints and data of the hub; mini: the offline stand-in.")
-    ] = "paper",
-    out: Annotated[
-        str | None, typer.Option(help="Folder of the runs, or an address; by default runs/<name>-<suite>.")
-    ] = None,
+    name: Name,
+    overrides: Overrides = None,
+    suite: Which = "paper",
+    out: Out = None,
     profile: Annotated[str | None, typer.Option(help="A shorter schedule that the experiment names.")] = None,
     size: Annotated[str | None, typer.Option(help="Of the stand-in: tiny, small or large.")] = None,
-    seeds: Annotated[
-        str, typer.Option(help="Of the recipes and the stand-in's builds; several, with commas, give means.")
-    ] = "0",
+    seeds: Seeds = "0",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the recipes, run nothing.")] = False,
     interactive: Annotated[
         bool, typer.Option("--interactive", help="Write the figures as a page of Plotly's, too (5 MB).")

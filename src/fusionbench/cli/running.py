@@ -125,6 +125,9 @@ def evaluate(
             parser=local_folder, help="Folder that keeps report and rows; with a launcher runs/evaluated/<8 hex>."
         ),
     ] = None,
+    preference: Annotated[
+        str | None, typer.Option(help="Of a model of pwe_moe: one weight an expert, as 0.2,0.8; else equal ones.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Score one model on the tasks of a suite."""
@@ -141,7 +144,9 @@ def evaluate(
             f"{', '.join(idle) or 'method'}: evaluate scores the model as it is; it takes suite, tasks and runtime."
         )
     with progress() as advance:
-        found = evaluate_model(model, asked.suite, asked.tasks, advance, runtime=asked.runtime, out=out)
+        found = evaluate_model(
+            model, asked.suite, asked.tasks, advance, runtime=asked.runtime, out=out, preference=_numbers(preference)
+        )
     if as_json:
         say_json(found.model_dump(by_alias=True))
         return
@@ -155,6 +160,15 @@ def evaluate(
     say(table)
     if found.primary_average is not None:
         say(f"Average {found.primary_average.metric} of the seen tasks: {found.primary_average.value:.4f}")
+
+
+def _numbers(preference: str | None) -> list[float] | None:
+    from fusionbench.errors import ConfigError
+
+    try:
+        return None if preference is None else [float(part) for part in preference.split(",")]
+    except ValueError:
+        raise ConfigError(f"--preference {preference}: expected one number an expert, as 0.2,0.8.") from None
 
 
 def _tables(folders: list[Path]) -> None:

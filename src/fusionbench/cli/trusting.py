@@ -17,14 +17,21 @@ def add_to(application: typer.Typer) -> None:
 
 
 def verify(
-    folder: Folder, as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="A folder that fusionbench merge wrote, or one of a run; also an address, such as s3://bucket/merged."
+        ),
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
     """Hold a merged folder's files against its fusion.lock.json. Exit code 2 where one has changed."""
     from dataclasses import asdict
 
     from fusionbench.provenance import verify as check
+    from fusionbench.records import Remote, is_address
 
-    found = check(folder)
+    found = check(Remote.at(folder, "copies") if is_address(folder) else Path(folder))
     if as_json:
         say_json(asdict(found))
     else:

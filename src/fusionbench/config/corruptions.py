@@ -6,6 +6,8 @@ from typing import Any
 from fusionbench.errors import ConfigError
 from fusionbench.registry import suggestion
 
+VERSION = 1
+"""Raised by whoever changes what the same corruption makes of an image; a part of the identity of runs that see it."""
 CIFAR, IMAGENET = "cifar10c", "imagenet_c"
 CORRUPTIONS: Mapping[str, Mapping[str, tuple[Any, ...]]] = {
     CIFAR: {

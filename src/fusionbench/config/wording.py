@@ -38,7 +38,9 @@ def worded(model: type[BaseModel], error: ValidationError, document: Any) -> lis
         elif problem["type"] == "literal_error":
             lines.append(f"{path}: expected {problem['ctx']['expected']}; got {_short(problem['input'])}")
         else:
-            expected = EXPECTED.get(problem["type"], problem["msg"]).format(**problem.get("ctx", {}))
+            # The library's own words may have braces, such as those of a pattern.
+            known = EXPECTED.get(problem["type"])
+            expected = problem["msg"] if known is None else known.format(**problem.get("ctx", {}))
             lines.append(f"{path or 'the recipe'}: {expected}; got {_short(problem['input'])}")
     return lines
 

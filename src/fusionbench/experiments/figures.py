@@ -80,7 +80,7 @@ def _averages(answer: Answer) -> "Figure":
             markerfacecolor="none", linestyle="",
         )  # fmt: skip
     axes.set_yticks(places, [literal(line.label) for line in lines])
-    axes.set_xlabel("average over the seen tasks (%); bars: standard error")
+    axes.set_xlabel(f"average over the seen tasks (%){'; bars: standard error' if any(errors) else ''}")
     axes.grid(axis="y", color=GRID, linewidth=0.4)
     axes.set_title(literal(answer.experiment.name))
     # Error bars are listed after lines, whatever was drawn first.

@@ -64,7 +64,7 @@ def headline(answer: Answer) -> list[str]:
         said.append(f"Means over the seeds {listed}; ± is the standard error over seeds.")
     said += [
         f"Order of {found.rows} {found.of} by average against the printed one: "
-        f"Kendall's τ = {found.tau:.2f} (p = {found.p:.3f})."
+        f"Kendall's τ = {found.tau:.2f} (p {'< 0.001' if found.p < 0.001 else f'= {found.p:.3f}'})."
         for found in answer.rankings
     ]
     return [*said, *([answer.remark] if answer.remark else []), *experiment.notes]

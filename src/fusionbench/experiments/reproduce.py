@@ -218,7 +218,8 @@ def _line(blank: Answer, found: _Found) -> Line:
     varied = {blank.experiment.variant.get(key, key): _word(value) for key, value in point.values.items()}
     remarks = found.remarks()
     if blank.which == "mini":
-        remarks += [f"{key}={value} here" for key, value in point.row.stand_in_params.items()]
+        own = [f"{key}={value}" for key, value in point.row.stand_in_params.items()]
+        remarks += [f"{', '.join(own)} on the stand-in"] if own else []
     return _beside(blank, point.row, varied, over_seeds(found.values), remarks)
 
 

@@ -14,6 +14,7 @@ from fusionbench.families.decoding import greedy
 from fusionbench.families.permutations import Block, block_groups, stream_group
 from fusionbench.families.registration import family
 from fusionbench.families.separate_experts import separate
+from fusionbench.families.stacks import blocks_in
 from fusionbench.families.text_codec import TextCodec, read_continuing_codec
 from fusionbench.weights.headers import Source, TensorSpec
 
@@ -166,7 +167,7 @@ class CausalLm:
 
     def blocks(self, module: nn.Module) -> list[str]:
         """Return the names of the blocks, in order of depth."""
-        return [f"model.layers.{name}" for name, _ in module.get_submodule("model.layers").named_children()]
+        return blocks_in(module, "model.layers")
 
     def mlps(self, module: nn.Module) -> list[str]:
         """Return the names of the MLPs, in order of depth.

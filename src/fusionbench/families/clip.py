@@ -3,15 +3,15 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import CheckpointError
 from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Permutation
 from fusionbench.families.hugging_face import loaded
-from fusionbench.families.image_processor import ImageProcessor, read_image_processor
+from fusionbench.families.image_processor import ImageProcessor, image_batch, read_image_processor
 from fusionbench.families.registration import family
+from fusionbench.families.stacks import blocks_in, linears_in
 from fusionbench.weights.headers import Source, TensorSpec
 
 BLOCKS = "vision_model.encoder.layers"
@@ -68,11 +68,7 @@ class Clip:
         Returns:
             "pixel_values", `(examples, 3, size, size)` float32, and "labels", `(examples,)` int64.
         """
-        images = np.stack([example["image"] for example in examples])
-        batch: Batch = {"pixel_values": (processor or ImageProcessor()).normalise(images)}
-        if "label" in examples[0]:
-            batch["labels"] = torch.tensor([example["label"] for example in examples])
-        return batch
+        return image_batch(examples, processor or ImageProcessor())
 
     def features(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Return the image embeddings after the projection, `(images, projection_dim)`, not normalised.
@@ -125,14 +121,12 @@ class Clip:
         return float(module.logit_scale.detach().exp())  # type: ignore[operator]
 
     def linears(self, module: nn.Module) -> Iterator[LinearSite]:
-        """Yield the image tower's linear maps, block by block: k, v, q, out, fc1, fc2."""
-        for name, site in module.get_submodule(BLOCKS).named_modules(prefix=BLOCKS):
-            if isinstance(site, nn.Linear):
-                yield LinearSite(name, site)
+        """Return the image tower's linear maps, block by block: k, v, q, out, fc1, fc2."""
+        return linears_in(module, BLOCKS)
 
     def blocks(self, module: nn.Module) -> list[str]:
         """Return the names of the image tower's blocks, in order of depth."""
-        return [f"{BLOCKS}.{name}" for name, _ in module.get_submodule(BLOCKS).named_children()]
+        return blocks_in(module, BLOCKS)
 
     def mlps(self, module: nn.Module) -> list[str]:
         """Return the names of the image tower's MLPs, in order of depth."""

@@ -13,6 +13,7 @@ from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Per
 from fusionbench.families.bodies import names_in_body
 from fusionbench.families.permutations import Block, block_groups, stream_group
 from fusionbench.families.registration import family
+from fusionbench.families.stacks import blocks_in, linears_in
 from fusionbench.families.tokens import TokenProcessor, pad_together, read_token_processor
 from fusionbench.registry import methods_that_need
 from fusionbench.weights.headers import Source, TensorSpec
@@ -143,14 +144,12 @@ class Encoder:
         }
 
     def linears(self, module: nn.Module) -> Iterator[LinearSite]:
-        """Yield the linear maps, block by block: query, key, value, attention's output, both of the MLP; the pooler."""
-        for name, site in module.named_modules():
-            if isinstance(site, nn.Linear):
-                yield LinearSite(name, site)
+        """Return the linear maps, block by block (query, key, value, attention, two of the MLP), and the pooler."""
+        return linears_in(module)
 
     def blocks(self, module: nn.Module) -> list[str]:
         """Return the names of the blocks, in order of depth."""
-        return [f"encoder.layer.{name}" for name, _ in module.get_submodule("encoder.layer").named_children()]
+        return blocks_in(module, "encoder.layer")
 
     def mlps(self, module: nn.Module) -> list[str]:  # noqa: ARG002
         """Refuse: the residual connection runs through the middle of what would be the MLP.

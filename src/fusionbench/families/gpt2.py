@@ -11,6 +11,7 @@ from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Per
 from fusionbench.families.bodies import names_in_body
 from fusionbench.families.permutations import Block, block_groups
 from fusionbench.families.registration import family
+from fusionbench.families.stacks import blocks_in
 from fusionbench.families.tokens import TokenProcessor, pad_together, read_token_processor
 from fusionbench.weights.headers import Source, TensorSpec
 
@@ -113,7 +114,7 @@ class Gpt2:
 
     def blocks(self, module: nn.Module) -> list[str]:
         """Return the names of the blocks, in order of depth."""
-        return [f"h.{name}" for name, _ in module.get_submodule("h").named_children()]
+        return blocks_in(module, "h")
 
     def mlps(self, module: nn.Module) -> list[str]:
         """Return the names of the MLPs, in order of depth."""

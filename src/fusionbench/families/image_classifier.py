@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fusionbench.errors import MissingPart
 from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Permutation
-from fusionbench.families.image_processor import ImageProcessor, read_image_processor, read_settings
+from fusionbench.families.image_processor import ImageProcessor, image_batch, read_image_processor, read_settings
 from fusionbench.families.permutations import Block, block_groups, residual_channels
 from fusionbench.families.registration import family
 from fusionbench.registry import methods_that_need
@@ -158,12 +157,8 @@ class ImageClassifier:
         Returns:
             "pixel_values", `(examples, 3, size, size)` float32, and "labels", `(examples,)` int64.
         """
-        images = np.stack([example["image"] for example in examples])
-        processor = processor or ImageProcessor(images.shape[1], IMAGENET_MEAN, IMAGENET_STD)
-        batch: Batch = {"pixel_values": processor.normalise(images)}
-        if "label" in examples[0]:
-            batch["labels"] = torch.tensor([example["label"] for example in examples])
-        return batch
+        size = len(examples[0]["image"])
+        return image_batch(examples, processor or ImageProcessor(size, IMAGENET_MEAN, IMAGENET_STD))
 
     def features(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Return what the architecture's head reads, `(images, width)`.

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -85,6 +85,23 @@ class ImageProcessor:
         values = pixels.to(torch.float32, memory_format=torch.contiguous_format)
         mean, std = (torch.tensor(channel).view(1, -1, 1, 1) for channel in (self.mean, self.std))
         return values.div_(255).sub_(mean).div_(std)
+
+
+def image_batch(examples: Sequence[Mapping[str, Any]], processor: ImageProcessor) -> dict[str, Any]:
+    """Return examples with one label an image as a batch.
+
+    Args:
+        examples: "image", `(size, size, 3)` uint8 as prepared, and "label" where there is one.
+        processor: what makes numbers of the bytes.
+
+    Returns:
+        "pixel_values", `(examples, 3, size, size)` float32, and "labels", `(examples,)` int64.
+    """
+    images = np.stack([example["image"] for example in examples])
+    batch: dict[str, Any] = {"pixel_values": processor.normalise(images)}
+    if "label" in examples[0]:
+        batch["labels"] = torch.tensor([example["label"] for example in examples])
+    return batch
 
 
 def read_image_processor(source: Source, size: int) -> ImageProcessor:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts
-from fusionbench.families.image_processor import ImageProcessor, read_image_processor
+from fusionbench.families.image_processor import ImageProcessor, image_batch, read_image_processor
 from fusionbench.families.registration import family
+from fusionbench.families.stacks import blocks_in, linears_in
 from fusionbench.weights.headers import Source, TensorSpec
 
 if TYPE_CHECKING:
@@ -79,11 +79,7 @@ class OpenClip:
         Returns:
             "pixel_values", `(examples, 3, size, size)` float32, and "labels", `(examples,)` int64.
         """
-        images = np.stack([example["image"] for example in examples])
-        batch: Batch = {"pixel_values": (processor or ImageProcessor()).normalise(images)}
-        if "label" in examples[0]:
-            batch["labels"] = torch.tensor([example["label"] for example in examples])
-        return batch
+        return image_batch(examples, processor or ImageProcessor())
 
     def features(self, backbone: Backbone, batch: Batch) -> Tensor:
         """Return the image embeddings after the projection, `(images, projection_dim)`, not normalised."""
@@ -91,14 +87,12 @@ class OpenClip:
         return embeddings
 
     def linears(self, module: nn.Module) -> Iterator[LinearSite]:
-        """Yield the linear maps, block by block: in_proj (queries, keys and values), out_proj, c_fc, c_proj."""
-        for name, site in module.get_submodule(BLOCKS).named_modules(prefix=BLOCKS):
-            if isinstance(site, nn.Linear):
-                yield LinearSite(name, site)
+        """Return the linear maps, block by block: in_proj (queries, keys and values), out_proj, c_fc, c_proj."""
+        return linears_in(module, BLOCKS)
 
     def blocks(self, module: nn.Module) -> list[str]:
         """Return the names of the blocks, in order of depth."""
-        return [f"{BLOCKS}.{name}" for name, _ in module.get_submodule(BLOCKS).named_children()]
+        return blocks_in(module, BLOCKS)
 
     def mlps(self, module: nn.Module) -> list[str]:
         """Return the names of the blocks' MLPs, in order of depth."""

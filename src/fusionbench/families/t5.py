@@ -12,6 +12,7 @@ from fusionbench.families.base import Backbone, Batch, LinearSite, MlpParts, Per
 from fusionbench.families.decoding import greedy
 from fusionbench.families.permutations import Block, block_groups, outputs, stream_group
 from fusionbench.families.registration import family
+from fusionbench.families.stacks import blocks_in
 from fusionbench.families.text_codec import TextCodec, read_text_codec
 from fusionbench.weights.headers import Source, TensorSpec
 
@@ -162,8 +163,7 @@ class T5:
 
     def blocks(self, module: nn.Module) -> list[str]:
         """Return the names of the blocks, the encoder's before the decoder's."""
-        stacks = ("encoder.block", "decoder.block")
-        return [f"{stack}.{name}" for stack in stacks for name, _ in module.get_submodule(stack).named_children()]
+        return blocks_in(module, "encoder.block", "decoder.block")
 
     def mlps(self, module: nn.Module) -> list[str]:
         """Return the names of the feed-forward networks, one a block."""

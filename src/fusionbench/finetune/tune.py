@@ -77,22 +77,13 @@ def finetune(
     if not tasks:
         raise ConfigError("There is no task to fine-tune on. Name at least one.")
     recipe = settled(recipe, tuning)
-    source = open_source(base) if start is None else start.source
     family = next(iter(tasks.values())).family
+    start = start or Checkpoint(base, open_source(base), family, tuning, recipe)
     taught = None if teacher is None else Teacher(teacher, family)
-    record = {
-        "schema": 1,
-        "base": source.fingerprint(),
-        "family": family.name,
-        "tuning": tuning,
-        "tasks": {name: task.version for name, task in tasks.items()},
-        "teacher": None if taught is None else taught.source.fingerprint(),
-        "recipe": recipe.model_dump(mode="json"),
-    }
+    record = _record(start, tuning, tasks, taught, recipe)
     work = out.with_name(out.name + ".training")
     if processes.from_main(out.exists):
         return processes.from_main(lambda: finished(out, work, record))
-    start = start or Checkpoint(base, source, family, tuning, recipe)
     keep_only(start.module, recipe.only)
     if processes.is_main:
         with written_to(work):
@@ -109,15 +100,27 @@ def finetune(
     tasks, head = with_heads(tasks, recipe.seed, loop.place)
     start.module.to(loop.place)
     train(start, tasks, recipe, loop, out.name, head, taught)
-    record["scores"] = {
-        name: {split: _score(start, task, split, processes) for split in ("validation", "test")}
-        for name, task in tasks.items()
-    }
+    record["scores"] = {name: _both_scores(start, task, processes) for name, task in tasks.items()}
     if processes.is_main:
         start.write(out, record, work / out.name, head)
         release(work)
     processes.wait()
     return record
+
+
+def _record(
+    start: Start, tuning: Tuning, tasks: Mapping[str, Task], teacher: Teacher | None, recipe: FinetuneRecipe
+) -> dict[str, Any]:
+    """Return what tells a training from others."""
+    return {
+        "schema": 1,
+        "base": start.source.fingerprint(),
+        "family": next(iter(tasks.values())).family.name,
+        "tuning": tuning,
+        "tasks": {name: task.version for name, task in tasks.items()},
+        "teacher": None if teacher is None else teacher.source.fingerprint(),
+        "recipe": recipe.model_dump(mode="json"),
+    }
 
 
 def train(
@@ -238,3 +241,8 @@ def score(module: nn.Module, task: Task, split: Split) -> dict[str, float]:
 def _score(model: Trained | Start, task: Task, split: Split, processes: Processes = ALONE) -> dict[str, float]:
     found = evaluate(model, task, split, processes=processes)
     return {name: score.value for name, score in found.scores.items()}
+
+
+def _both_scores(model: Start, task: Task, processes: Processes) -> dict[str, dict[str, float]]:
+    splits: tuple[Split, ...] = ("validation", "test")
+    return {split: _score(model, task, split, processes) for split in splits}

@@ -54,6 +54,12 @@ class Kernel(NamedTuple):
         rows: whether tiles hold whole rows, one an output; such a kernel is not for matrices with the inputs first.
         whole: `(parameters) -> bool`: whether each tensor is ranked by itself: its first passes then see whole blocks,
             so that most tensors are at hand at once.
+        apart: `(parameters) -> bool`: whether what its first passes find of a tensor depends on that tensor alone;
+            where not, their states hold whole numbers, which several processes may count and add up in any order.
+        check: `(experts, based)`: refuses a number of experts, with or without a base, that the method cannot take.
+        direct: `(out, bits, place, prepared, **parameters) -> bool`: as `apply`, but straight from the bits of files of
+            one kind (`compiled_tiles.Bits`; the base's first where deltas are taken), so that the entries of all
+            models stay in the processor's cache. Tells whether all are finite; where not, `apply` runs and says which.
         state: `(experts) -> bytes`: what one state of its first passes takes at most, beside a few numbers a tile.
     """
 
@@ -65,4 +71,7 @@ class Kernel(NamedTuple):
     sited: bool = False
     rows: bool = False
     whole: Callable[[dict[str, Any]], bool] = lambda _: False
+    apart: Callable[[dict[str, Any]], bool] = lambda _: True
     state: Callable[[int], int] = lambda _: 0
+    check: Callable[[int, bool], None] = lambda _, __: None
+    direct: Callable[..., bool] | None = None

@@ -17,7 +17,7 @@ STRAIGHT = 0.9995
 """Magnitude of the cosine above which an arc and its chord are told apart by rounding only."""
 
 
-def check_ends(experts: int, *, base: bool) -> None:
+def check_ends(experts: int, base: bool) -> None:
     """Refuse anything but two ends: two experts, or a base and one expert.
 
     Raises:
@@ -32,8 +32,8 @@ def check_ends(experts: int, *, base: bool) -> None:
     )
 
 
-def check_several(experts: int) -> None:
-    """Refuse a single expert, between which and itself there is no angle.
+def check_several(experts: int, base: bool = True) -> None:
+    """Refuse a single expert, between which and itself there is no angle, whether or not there is a base.
 
     Raises:
         ConfigError: for fewer than two.
@@ -62,10 +62,9 @@ def _arcs(scan: Scan, at: Mapping[str, Mapping[str, Any]], **parameters: Any) ->
 
 
 def _along_arc(
-    out: Block, base: None, inputs: Block, place: Place, prepared: Coefficients, *, site: Any, t: float, zero_norm: str
+    out: Block, base: None, inputs: Block, place: Place, prepared: Coefficients, *, t: float, zero_norm: str
 ) -> None:
     """Fill `out` with the weighted sum of the last two models."""
-    check_ends(len(site.experts), base=len(inputs) > len(site.experts))
     weighted_sum(out, inputs[-2:], np.asarray(prepared[place[0]], np.float32))
 
 
@@ -88,7 +87,6 @@ def stock_ratio(inner: Numbers, small_norms: str, *, clamp: bool) -> float:
 def _stocks(scan: Scan, at: Mapping[str, Mapping[str, Any]], **parameters: Any) -> Coefficients:
     found = {}
     for name, inner in products(scan).items():
-        check_several(len(inner))
         share = stock_ratio(inner, at[name]["small_norms"], clamp=at[name]["clamp"]) / len(inner)
         found[name] = (share,) * len(inner)
     return found
@@ -108,6 +106,8 @@ def _serves_stock(parameters: dict[str, Any]) -> bool:
 
 
 ARC = Kernel(
-    _along_arc, "models", prepare=_arcs, compiled=True, sited=True, state=lambda experts: state_of(experts + 1)
+    _along_arc, "models", prepare=_arcs, compiled=True, state=lambda experts: state_of(experts + 1), check=check_ends
 )
-STOCK = Kernel(_toward_mean, "deltas", prepare=_stocks, serves=_serves_stock, compiled=True, state=state_of)
+STOCK = Kernel(
+    _toward_mean, "deltas", prepare=_stocks, serves=_serves_stock, compiled=True, state=state_of, check=check_several
+)

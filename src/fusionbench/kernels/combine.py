@@ -3,14 +3,15 @@
 Terms are multiplied and added one expert after the other, without fused operations, as the torch functions do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block, Kernel, Place
-from fusionbench.kernels.compiled_tiles import weighted_sum
+from fusionbench.kernels._compile import compiled
+from fusionbench.kernels.compiled_tiles import STRIP, Bits, Raw, delta_strip, sum_strip, weighted_sum, widen_strip
 
 
 def divisor(weights: Sequence[float]) -> float:
@@ -79,12 +80,68 @@ def copied(
     out[:] = inputs[0]
 
 
+@compiled
+def _sum_bits(
+    out: Block, pointers: Any, kind: int, weights: Block, total: np.float32, strips: Block, patterns: Raw
+) -> bool:
+    wild = np.uint32(0)
+    for first in range(0, out.shape[0], STRIP):
+        merged = out[first : first + STRIP]
+        count = merged.shape[0]
+        for row in range(strips.shape[0]):
+            wild |= widen_strip(pointers[row], first, kind, patterns[row, :count], strips[row, :count])
+        sum_strip(merged, strips, 0, weights)
+        for i in range(count):
+            merged[i] = merged[i] / total
+    return bool(wild == 0)
+
+
+@compiled
+def _add_bits(
+    out: Block, pointers: Any, kind: int, weights: Block, scale: np.float32, strips: Block, patterns: Raw
+) -> bool:
+    wild = np.uint32(0)
+    for first in range(0, out.shape[0], STRIP):
+        merged = out[first : first + STRIP]
+        count = merged.shape[0]
+        wild |= delta_strip(pointers, kind, first, count, patterns, strips)
+        sum_strip(merged, strips[1:], 0, weights)
+        origin = strips[0, :count]
+        for i in range(count):
+            merged[i] = origin[i] + merged[i] * scale
+    return bool(wild == 0)
+
+
+def _from_bits(loops: Callable[..., bool], out: Block, bits: Bits, weights: Sequence[float], number: float) -> bool:
+    """Run compiled loops that read the files' bits, with a number by which the sum is divided or multiplied."""
+    strips = np.empty((len(bits.pointers.addresses), STRIP), np.float32)
+    return loops(out, *bits, np.asarray(weights, np.float32), np.float32(number), strips, strips.view(np.uint32))
+
+
+def _direct_average(out: Block, bits: Bits, place: Place, prepared: None) -> bool:
+    count = len(bits.pointers.addresses)
+    return _from_bits(_sum_bits, out, bits, [1.0] * count, count)
+
+
+def _direct_weighted_average(
+    out: Block, bits: Bits, place: Place, prepared: None, *,
+    weights: Sequence[float], normalize: bool, relative_to_base: bool,
+) -> bool:  # fmt: skip
+    return _from_bits(_sum_bits, out, bits, weights, divisor(weights) if normalize else 1.0)
+
+
+def _direct_deltas(
+    out: Block, bits: Bits, place: Place, prepared: None, *, weights: Sequence[float], scale: float
+) -> bool:
+    return _from_bits(_add_bits, out, bits, weights, scale)
+
+
 def _absolute(parameters: dict[str, Any]) -> bool:
     return not parameters["relative_to_base"]
 
 
-AVERAGE = Kernel(average, "values", compiled=True)
-WEIGHTED_AVERAGE = Kernel(weighted_average, "values", serves=_absolute, compiled=True)
-ADD_DELTAS = Kernel(add_deltas, "deltas", compiled=True)
+AVERAGE = Kernel(average, "values", compiled=True, direct=_direct_average)
+WEIGHTED_AVERAGE = Kernel(weighted_average, "values", serves=_absolute, compiled=True, direct=_direct_weighted_average)
+ADD_DELTAS = Kernel(add_deltas, "deltas", compiled=True, direct=_direct_deltas)
 SCALED = Kernel(scaled, "values")
 COPIED = Kernel(copied, "values")

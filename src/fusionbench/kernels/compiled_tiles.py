@@ -3,8 +3,8 @@
 Equal to `tiles` and to `combine` bit for bit.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,13 +14,37 @@ from fusionbench.kernels._compile import Pointers, compiled
 Raw = np.ndarray[Any, Any]
 EXPONENT = 0x7F800000
 STRIP = 1024
-"""Entries that are widened and subtracted at a time."""
+"""Entries that are widened and worked on at a time, so that those of many models stay in the first-level cache."""
+KINDS = {"BF16": 0, "F16": 1, "F32": 2}
+"""How the compiled loops call the kinds of number that they read."""
+
+
+class Bits(NamedTuple):
+    """The numbers of some entries as files have them: where each model's begin, and their kind (`KINDS`)."""
+
+    pointers: Pointers
+    kind: int
+
+
+def bits_of(raws: Sequence[Raw], dtype: str) -> Bits | None:
+    """Return where the numbers of `raws` begin; None where they are not aligned, or `dtype` has no compiled form.
+
+    Args:
+        raws: bits of the numbers, `(entries,)` each, of one kind.
+        dtype: what kind of number they are, as a header says it.
+    """
+    if dtype not in KINDS:
+        return None
+    addresses = np.array([raw.ctypes.data for raw in raws], np.uint64)
+    # The compiler has no halves: their patterns are read.
+    kind = np.dtype(np.uint16) if raws[0].dtype == np.float16 else raws[0].dtype
+    return None if (addresses % kind.itemsize).any() else Bits(Pointers(addresses, kind), KINDS[dtype])
 
 
 def read_values(raws: Sequence[Raw], dtype: str, out: Block) -> bool:
     """Fill the rows of `out` with the numbers of each of `raws`; tell whether that was done, see `read_deltas`."""
-    pointers = _pointers(raws) if dtype in VALUES else None
-    return pointers is not None and VALUES[dtype](pointers, out.view(np.uint32), out)
+    found = bits_of(raws, dtype)
+    return found is not None and _read_values(*found, out.view(np.uint32), out)
 
 
 def read_deltas(raws: Sequence[Raw], dtype: str, base: Block, out: Block) -> bool:
@@ -34,8 +58,8 @@ def read_deltas(raws: Sequence[Raw], dtype: str, base: Block, out: Block) -> boo
         base: `(entries,)`.
         out: `(models, entries)`.
     """
-    pointers = _pointers(raws) if dtype in DELTAS else None
-    return pointers is not None and DELTAS[dtype](pointers, base, out.view(np.uint32), out)
+    found = bits_of(raws, dtype)
+    return found is not None and _read_deltas(*found, base, out.view(np.uint32), out)
 
 
 def write_bf16(values: Block, out: Raw) -> bool:
@@ -43,102 +67,77 @@ def write_bf16(values: Block, out: Raw) -> bool:
     return _to_bf16(values.view(np.uint32), out)
 
 
-def _pointers(raws: Sequence[Raw]) -> Pointers | None:
-    """Return where the numbers begin; None where they are not aligned."""
-    addresses = np.array([raw.ctypes.data for raw in raws], np.uint64)
-    # The compiler has no halves: their patterns are read.
-    kind = np.dtype(np.uint16) if raws[0].dtype == np.float16 else raws[0].dtype
-    return None if (addresses % kind.itemsize).any() else Pointers(addresses, kind)
-
-
 @compiled
-def _values_of_bf16(pointers: Any, bits: Raw, out: Block) -> bool:
-    """See `read_values`; `bits` is `out` seen as uint32."""
-    wild = np.uint32(0)
-    for row in range(bits.shape[0]):
-        raw, line = pointers[row], bits[row]
-        for i in range(line.shape[0]):
-            number = np.uint32(raw[i]) << np.uint32(16)
-            wild |= np.uint32((number & EXPONENT) == EXPONENT)
-            line[i] = number
-    return bool(wild == 0)
+def widen_strip(raw: Any, first: int, kind: int, bits: Raw, out: Block) -> np.uint32:
+    """Fill `out` with the numbers of `raw` from its entry `first` on; return 0 where all are finite.
 
-
-@compiled
-def _values_of_f16(pointers: Any, bits: Raw, out: Block) -> bool:
-    """See `read_values`; fraction and exponent go where float32 has them, then the exponent's bias is mended."""
+    `bits` is `out` seen as uint32: patterns are put there, then read as numbers.
+    """
     wild, bias = np.uint32(0), np.float32(2.0**112)
-    for row in range(bits.shape[0]):
-        raw, line, numbers = pointers[row], bits[row], out[row]
-        for i in range(line.shape[0]):
-            pattern = np.uint32(raw[i])
+    if kind == 0:
+        for i in range(bits.shape[0]):
+            number = np.uint32(raw[first + i]) << np.uint32(16)
+            wild |= np.uint32((number & EXPONENT) == EXPONENT)
+            bits[i] = number
+    elif kind == 1:
+        # Fraction and exponent go where float32 has them, then the exponent's bias is mended.
+        for i in range(bits.shape[0]):
+            pattern = np.uint32(raw[first + i])
             size = pattern & np.uint32(0x7FFF)
             wild |= np.uint32(size >= np.uint32(0x7C00))
-            line[i] = (size << np.uint32(13)) | ((pattern & np.uint32(0x8000)) << np.uint32(16))
-        for i in range(line.shape[0]):
-            numbers[i] = numbers[i] * bias
-    return bool(wild == 0)
+            bits[i] = (size << np.uint32(13)) | ((pattern & np.uint32(0x8000)) << np.uint32(16))
+        for i in range(bits.shape[0]):
+            out[i] = out[i] * bias
+    else:
+        for i in range(bits.shape[0]):
+            out[i] = raw[first + i]
+        for i in range(bits.shape[0]):
+            wild |= np.uint32((bits[i] & EXPONENT) == EXPONENT)
+    return np.uint32(wild)
 
 
 @compiled
-def _values_of_f32(pointers: Any, bits: Raw, out: Block) -> bool:
-    """See `read_values`."""
+def _read_values(pointers: Any, kind: int, bits: Raw, out: Block) -> bool:
     wild = np.uint32(0)
     for row in range(out.shape[0]):
-        raw, line, pattern = pointers[row], out[row], bits[row]
-        for i in range(line.shape[0]):
-            line[i] = raw[i]
-        for i in range(line.shape[0]):
-            wild |= np.uint32((pattern[i] & EXPONENT) == EXPONENT)
+        for first in range(0, out.shape[1], STRIP):
+            stop = first + STRIP
+            wild |= widen_strip(pointers[row], first, kind, bits[row, first:stop], out[row, first:stop])
     return bool(wild == 0)
 
 
 @compiled
-def _deltas_of_bf16(pointers: Any, base: Block, bits: Raw, out: Block) -> bool:
-    """See `read_deltas`; `bits` is `out` seen as uint32: the pattern is put there first, then read as a number."""
+def _read_deltas(pointers: Any, kind: int, base: Block, bits: Raw, out: Block) -> bool:
     wild = np.uint32(0)
-    # A strip of the base stays in the first-level cache for all models, one of the result between its two loops.
+    # A strip of the base stays in the first-level cache for all models.
     for first in range(0, base.shape[0], STRIP):
-        origin = base[first : first + STRIP]
+        stop = first + STRIP
         for row in range(out.shape[0]):
-            raw = pointers[row]
-            strip, result = bits[row, first : first + STRIP], out[row, first : first + STRIP]
-            for i in range(origin.shape[0]):
-                number = np.uint32(raw[first + i]) << np.uint32(16)
-                wild |= np.uint32((number & EXPONENT) == EXPONENT)
-                strip[i] = number
-            for i in range(origin.shape[0]):
-                result[i] = result[i] - origin[i]
+            strip = out[row, first:stop]
+            wild |= widen_strip(pointers[row], first, kind, bits[row, first:stop], strip)
+            less(strip, base[first:stop])
     return bool(wild == 0)
 
 
 @compiled
-def _deltas_of_f16(pointers: Any, base: Block, bits: Raw, out: Block) -> bool:
-    """See `read_deltas` and `_values_of_f16`."""
-    fine = _values_of_f16(pointers, bits, out)
+def less(strip: Block, origin: Block) -> None:
+    """Subtract `origin` from a strip."""
+    for i in range(strip.shape[0]):
+        strip[i] = strip[i] - origin[i]
+
+
+@compiled
+def delta_strip(pointers: Any, kind: int, first: int, count: int, bits: Raw, out: Block) -> np.uint32:
+    """Fill the first `count` columns of `out` with entries from `first` on; return 0 where all numbers are finite.
+
+    Row 0 is the base's, the others are the models' less these. `bits` is `out` seen as uint32.
+    """
+    wild = np.uint32(0)
     for row in range(out.shape[0]):
-        line = out[row]
-        for i in range(line.shape[0]):
-            line[i] = line[i] - base[i]
-    return fine
-
-
-@compiled
-def _deltas_of_f32(pointers: Any, base: Block, bits: Raw, out: Block) -> bool:
-    """See `read_deltas`."""
-    wild = np.uint32(0)
-    for first in range(0, base.shape[0], STRIP):
-        origin = base[first : first + STRIP]
-        for row in range(out.shape[0]):
-            raw = pointers[row]
-            strip, result = bits[row, first : first + STRIP], out[row, first : first + STRIP]
-            for i in range(origin.shape[0]):
-                result[i] = raw[first + i]
-            for i in range(origin.shape[0]):
-                wild |= np.uint32((strip[i] & EXPONENT) == EXPONENT)
-            for i in range(origin.shape[0]):
-                result[i] = result[i] - origin[i]
-    return bool(wild == 0)
+        wild |= widen_strip(pointers[row], first, kind, bits[row, :count], out[row, :count])
+        if row > 0:
+            less(out[row, :count], out[0, :count])
+    return np.uint32(wild)
 
 
 @compiled
@@ -151,18 +150,6 @@ def _to_bf16(bits: Raw, out: Raw) -> bool:
         wild |= np.uint32((number & EXPONENT) == EXPONENT) | np.uint32((rounded & EXPONENT) == EXPONENT)
         out[i] = rounded >> np.uint32(16)
     return bool(wild == 0)
-
-
-VALUES: dict[str, Callable[[Pointers, Raw, Block], bool]] = {
-    "BF16": _values_of_bf16,
-    "F16": _values_of_f16,
-    "F32": _values_of_f32,
-}
-DELTAS: dict[str, Callable[[Pointers, Block, Raw, Block], bool]] = {
-    "BF16": _deltas_of_bf16,
-    "F16": _deltas_of_f16,
-    "F32": _deltas_of_f32,
-}
 
 
 @compiled

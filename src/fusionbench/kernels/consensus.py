@@ -8,8 +8,8 @@ import numpy as np
 from fusionbench.kernels import Block, Kernel, PartialScan, Place
 from fusionbench.kernels._compile import compiled
 from fusionbench.kernels.combine import divisor
-from fusionbench.kernels.compiled_tiles import STRIP, weighted_sum
-from fusionbench.kernels.counting import trim_below
+from fusionbench.kernels.compiled_tiles import STRIP, Bits, Raw, delta_strip, weighted_sum
+from fusionbench.kernels.counting import Counts, trim_below, trim_strip
 from fusionbench.kernels.passes import STATE
 from fusionbench.kernels.selection import At, Keep, Scope, Thresholds, thresholds
 
@@ -121,6 +121,41 @@ def _apply(
     np.add(base, out, out=out)
 
 
+@compiled
+def _merge_bits(
+    out: Block, pointers: Any, kind: int, trims: bool, targets: Raw, left: Counts, weights: Block,
+    elect_weighted: bool, positive: bool, combine: int, scale: np.float32, strips: Block, patterns: Raw, room: Block,
+) -> bool:  # fmt: skip
+    wild = np.uint32(0)
+    for first in range(0, out.shape[0], STRIP):
+        merged = out[first : first + STRIP]
+        count = merged.shape[0]
+        wild |= delta_strip(pointers, kind, first, count, patterns, strips)
+        if trims:
+            for row in range(targets.shape[0]):
+                left[row] -= trim_strip(patterns[row + 1, :count], targets[row], left[row])
+        merge_strip(merged, strips[1:], 0, weights, elect_weighted, positive, combine, room[0], room[1])
+        origin = strips[0, :count]
+        for i in range(count):
+            merged[i] = origin[i] + merged[i] * scale
+    return bool(wild == 0)
+
+
+def _direct(
+    out: Block, bits: Bits, place: Place, prepared: Thresholds | None, *,
+    density: Any, weights: Sequence[float], scale: float, scope: Scope, combine: str, elect_on: str, trim: str,
+    keep: Keep, zero_sign: str,
+) -> bool:  # fmt: skip
+    """Do the same from the bits of base and experts, in one pass; tell whether all of them are finite."""
+    strips = np.empty((len(weights) + 1, STRIP), np.float32)
+    targets, quota = (np.zeros(0, np.uint32), np.zeros(0, np.int64)) if prepared is None else prepared.at(place)
+    return _merge_bits(
+        out, *bits, prepared is not None, targets, quota.copy(), np.asarray(weights, np.float32),
+        elect_on == "weighted", zero_sign == "positive", COMBINE[combine], np.float32(scale), strips,
+        strips.view(np.uint32), np.empty((2, STRIP), np.float32),
+    )  # fmt: skip
+
+
 def _serves(parameters: dict[str, Any]) -> bool:
     return bool(parameters["trim"] == "magnitude" and parameters["zero_sign"] != "majority")
 
@@ -136,5 +171,7 @@ CONSENSUS = Kernel(
     serves=_serves,
     compiled=True,
     whole=_ranks_tensors,
+    apart=_ranks_tensors,
     state=lambda experts: experts * STATE,
+    direct=_direct,
 )

@@ -109,6 +109,25 @@ def _drop_ties(strip: Bits, target: int, left: int) -> None:
 
 
 @compiled
+def trim_strip(strip: Bits, target: int, left: int) -> np.int32:
+    """Zero a strip's entries below `target`, and of those equal to it all but the first `left`.
+
+    Return how many equal it, or 0 where none of them stays.
+    """
+    # Keeping none or all of a strip's ties is one comparison, which the compiler runs on whole vectors.
+    least, ties = target + np.uint32(left <= 0), np.int32(0)
+    if left > 0:
+        for i in range(strip.shape[0]):
+            ties += np.int32((strip[i] & MAGNITUDE) == target)
+        if ties > left:
+            _drop_ties(strip, target, left)
+    for i in range(strip.shape[0]):
+        value = strip[i]
+        strip[i] = value if (value & MAGNITUDE) >= least else np.uint32(0)
+    return ties
+
+
+@compiled
 def trim_below(bits: Bits, targets: Bits, quota: Counts) -> None:
     """Zero the entries of each row below its target, and of those equal to it all but the first `quota[row]`.
 
@@ -117,19 +136,7 @@ def trim_below(bits: Bits, targets: Bits, quota: Counts) -> None:
     for row in range(bits.shape[0]):
         target, left = targets[row], quota[row]
         for first in range(0, bits.shape[1], STRIP):
-            strip = bits[row, first : first + STRIP]
-            # Keeping none or all of a strip's ties is one comparison, which the compiler runs on whole vectors.
-            least = target + np.uint32(left <= 0)
-            if left > 0:
-                ties = np.int32(0)
-                for i in range(strip.shape[0]):
-                    ties += np.int32((strip[i] & MAGNITUDE) == target)
-                if ties > left:
-                    _drop_ties(strip, target, left)
-                left -= ties
-            for i in range(strip.shape[0]):
-                value = strip[i]
-                strip[i] = value if (value & MAGNITUDE) >= least else np.uint32(0)
+            left -= trim_strip(bits[row, first : first + STRIP], target, left)
 
 
 @compiled

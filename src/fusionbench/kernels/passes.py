@@ -100,12 +100,13 @@ def first_pass(
 ) -> tuple[dict[str, Prefix], Thresholds]:
     """Return where each group's cut lies by its upper bits, and what is found of tensors that one tile holds whole.
 
-    With the scope `tensor`, tiles hold blocks: a first one that is not full is all there is.
+    With the scope `tensor`, tiles hold blocks, or, within a small budget, tiles: a first one that is not full is all
+    there is.
     """
 
     def visit(state: State, place: Place, inputs: Block) -> None:
         name, size = place[0], inputs.shape[1]
-        if scope == "tensor" and place[1] == 0 and size < BLOCK:
+        if scope == "tensor" and place[1] == 0 and size < BLOCK and size != TILE:
             bits = inputs.view(np.uint32)
             cut, ties = _cut_whole(bits, want(name, count(inputs)), official=official)
             torn = size > TILE and bool((cut.quota < ties).any())

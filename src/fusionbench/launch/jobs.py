@@ -100,3 +100,9 @@ def died(how: str) -> Answer:
         "message": f"The process of this job was lost twice ({how}); often the memory is too small: set fewer "
         "runtime.launcher.workers, or more memory for each. The same command tries it again.",
     }
+
+
+def words_of(error: Exception, *, last: bool = True) -> str:
+    """Return the last line of what an error of another package says, or the first; some say nothing."""
+    lines = str(error).strip().splitlines() or ["without a word"]
+    return lines[-1 if last else 0]

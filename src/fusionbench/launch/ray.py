@@ -5,7 +5,7 @@ from typing import Any
 
 from fusionbench.config.launcher import LauncherConfig
 from fusionbench.errors import ConfigError, MissingExtra
-from fusionbench.launch.jobs import Answer, Job, died, perform
+from fusionbench.launch.jobs import Answer, Job, died, perform, words_of
 
 AHEAD = 2
 """Tasks handed to Ray for each that can run at once: its workers never wait for this process."""
@@ -87,5 +87,5 @@ def _answer(ray: Any, reference: Any) -> Answer:
     try:
         answer: Answer = ray.get(reference)
     except ray.exceptions.RayError as error:
-        return died(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+        return died(f"{type(error).__name__}: {words_of(error, last=False)}")
     return answer

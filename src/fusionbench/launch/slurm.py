@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fusionbench.config.launcher import LauncherConfig
-from fusionbench.errors import ConfigError, MissingExtra
-from fusionbench.launch.jobs import Answer, Job, died, perform
+from fusionbench.errors import ConfigError, MissingExtra, OutputError
+from fusionbench.launch.jobs import Answer, Job, died, perform, words_of
 
 JOB_FILES = ".slurm"
 POLL_SECONDS = {"local": 0.2, "slurm": 5.0}
@@ -32,7 +32,8 @@ def run_by_slurm(
 
     Raises:
         MissingExtra: where submitit is not installed.
-        ConfigError: where there is no Slurm.
+        ConfigError: where there is no Slurm, or it does not take a job.
+        OutputError: where the job files cannot be written.
     """
     executor = _executor(launcher, Path(jobs[0]["folder"]))
     local = launcher.address is not None
@@ -42,7 +43,7 @@ def run_by_slurm(
         while waiting or going:
             while waiting and len(going) < most:
                 number = waiting.popleft()
-                going[number] = executor.submit(perform, jobs[number])
+                going[number] = _submitted(executor, jobs[number])
             finished = [number for number, job in going.items() if job.done()]
             if not finished:
                 time.sleep(POLL_SECONDS[launcher.address or "slurm"])
@@ -80,10 +81,22 @@ def _executor(launcher: LauncherConfig, parent: Path) -> Any:
     return executor
 
 
+def _submitted(executor: Any, job: Job) -> Any:
+    try:
+        return executor.submit(perform, job)
+    except OSError as error:
+        raise OutputError(f"{executor.folder} cannot be written: {error.strerror}. Choose another --out.") from None
+    except Exception as error:  # submitit passes on what sbatch says as errors of its own
+        raise ConfigError(
+            f"launcher=slurm: the job was not taken ({words_of(error)}). Account, partition and limits are Slurm's "
+            "environment variables, such as SBATCH_ACCOUNT and SBATCH_PARTITION."
+        ) from None
+
+
 def _answer(job: Any) -> Answer:
     """Return a finished job's answer, or why it gave none."""
     try:
         answer: Answer = job.result()
     except Exception as error:  # submitit passes on whatever the job ended with
-        return {"lost": f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"}
+        return {"lost": f"{type(error).__name__}: {words_of(error)}"}
     return answer

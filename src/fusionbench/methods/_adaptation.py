@@ -9,10 +9,18 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError, NotFinite
+from fusionbench.errors import ConfigError
 from fusionbench.methods._context import Context
 from fusionbench.methods._deltas import Mask, MergedModule
-from fusionbench.methods._drawing import Drawn, check_adaptable, drawn_from, own_part, parts_of, placed
+from fusionbench.methods._drawing import (
+    Drawn,
+    check_adaptable,
+    drawn_from,
+    finite_loss,
+    own_part,
+    parts_of,
+    placed,
+)
 from fusionbench.methods._selection import alike
 from fusionbench.mixing import FusedWeights
 from fusionbench.tasks import Predictor, Task
@@ -93,12 +101,11 @@ class Adaptation:
             mine, portion = processes.part_of(one, places[name], len(places))
             for part, within in parts_of(mine, self.together) if portion else ():
                 share = portion * within
-                loss = self.tasks[name].objective(predictors[name], part)
-                if not bool(torch.isfinite(loss.detach())):
-                    raise NotFinite(
-                        f"The adaptation's loss on the task {name} is {float(loss.detach())}: its logits are not "
-                        "finite. Check the experts, lower method.learning_rate, or leave clamp=true."
-                    )
+                loss = finite_loss(
+                    self.tasks[name].objective(predictors[name], part),
+                    f"The adaptation's loss on the task {name}",
+                    "Check the experts, lower method.learning_rate, or leave clamp=true.",
+                )
                 (self.weight * share * loss).backward()  # type: ignore[no-untyped-call]
                 total += share * loss.detach()
         return processes.sum(total)

@@ -74,10 +74,13 @@ class MergedModule:
         self.experts = tuple(pool.experts)
         self.module = load_module(family, reference).float().to(self.device).eval()
         inside = family.names(reference.specs)
-        fused = [n for n in found.scope if reference.specs[n].is_float and not is_statistic(n) and n in inside]
+        held = dict(self.module.named_parameters())
+        # A tied tensor that the files store twice is one parameter of the module.
+        self._again = {n: kept for n, kept in found.aliases.items() if n not in inside or inside[n] not in held}
+        scope = [name for name in found.scope if name in inside and name not in self._again]
+        fused = [n for n in scope if reference.specs[n].is_float and not is_statistic(n)]
         self.names = tuple(fused)
         release(reference)
-        held = dict(self.module.named_parameters())
         self.parameters = {name: held[inside[name]] for name in fused}
         for parameter in self.module.parameters():
             parameter.requires_grad_(False)
@@ -235,7 +238,11 @@ class MergedModule:
     def weights(self) -> Weights:
         """Return the present fused weights and statistics by canonical name, on memory of their own."""
         held = {**self.parameters, **self.statistics}
-        return {name: tensor.detach().cpu().clone() for name, tensor in held.items()}
+        return self.under_all_names({name: tensor.detach().cpu().clone() for name, tensor in held.items()})
+
+    def under_all_names(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return fused tensors with the second names of those that the reference's files store twice."""
+        return {**tensors, **{other: tensors[kept] for other, kept in self._again.items()}}
 
 
 def blocks_of(entries: int) -> Iterator[slice]:

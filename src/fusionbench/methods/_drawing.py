@@ -1,11 +1,12 @@
 """How the inputs of several tasks are drawn for a step, and which of them fall to this process."""
 
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from fusionbench.errors import NotAdaptable
+from fusionbench.errors import NotAdaptable, NotFinite
 from fusionbench.families import Batch
 from fusionbench.tasks import Predictor, Split, Task
 from fusionbench.training import Processes
@@ -57,6 +58,23 @@ def check_adaptable(
         first = next(task.batches(split, size=2, limit=2, labels=False))
         with torch.no_grad():
             task.objective(predictors[name], placed(first, device))
+
+
+def finite_loss(loss: Tensor, what: str, fix: str) -> Tensor:
+    """Return a loss that is a number.
+
+    Args:
+        loss: one number.
+        what: it is, with the task's name.
+        fix: what to do where it is none.
+
+    Raises:
+        NotFinite: where it is NaN or infinite.
+    """
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise NotFinite(f"{what} is {value}: its outputs are not finite. {fix}")
+    return loss
 
 
 def parts_of(batch: Batch, size: int | None) -> Iterator[tuple[Batch, float]]:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fusionbench.errors import NotAdaptable, NotFinite
+from fusionbench.errors import NotAdaptable
 from fusionbench.families import Batch
 from fusionbench.methods._adaptation import (
     COEFFICIENTS,
@@ -17,7 +17,7 @@ from fusionbench.methods._adaptation import (
     spread,
 )
 from fusionbench.methods._deltas import MergedModule
-from fusionbench.methods._drawing import Drawn, check_adaptable, placed
+from fusionbench.methods._drawing import Drawn, check_adaptable, finite_loss, placed
 from fusionbench.methods._statistics import CollectSplit
 from fusionbench.tasks import Predictor, Task
 from fusionbench.training import State
@@ -132,8 +132,7 @@ class Walk:
         for batch, share in self._examples(task, number):
             predict = self.predictors[name]
             value = task.loss(predict, batch) if looks.loss == "labels" else task.objective(predict, batch)
-            if not bool(torch.isfinite(value.detach())):
-                raise NotFinite(f"FW-Merging's loss on the task {name} is {float(value.detach())}. Check the experts.")
+            finite_loss(value, f"FW-Merging's loss on the task {name}", "Check the experts.")
             (share * value).backward()  # type: ignore[no-untyped-call]
             total += share * value.detach()
         return total

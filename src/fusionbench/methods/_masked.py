@@ -38,9 +38,10 @@ class _Expert(Config):
 
 
 class _About(Config):
-    """`per_task.json`: whose masks lie beside it, and over which base."""
+    """`per_task.json`: whose masks lie beside it, and over which base; the first format did not say by which method."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
+    method: StrictStr | None = None
     base: StrictStr
     experts: dict[StrictStr, _Expert] = Field(min_length=1)
 
@@ -85,14 +86,18 @@ class MaskedModels:
 
     Attributes:
         masks: what they are made of.
+        method: by which they were; None where an early file does not say.
         kind: as a report names it.
     """
 
     kind = "per_task"
 
-    def __init__(self, masks: Masks, pool: Pool, family: Family, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, masks: Masks, pool: Pool, family: Family, *, method: str | None, device: torch.device | str = "cpu"
+    ) -> None:
         """Hold the parts; a model is made when its task asks, and is not kept."""
         assert pool.base is not None
+        self.method = method
         self.masks, self._base, self._family, self._tasks = masks, pool.base, family, pool.tasks
         made = {task: partial(self.weights, expert) for expert, task in pool.tasks.items() if task is not None}
         self._models = PerTask(made, family, pool.base, device=device)
@@ -145,7 +150,8 @@ class MaskedModels:
             tensors |= {f"own/{expert}/{name}": tensor for name, tensor in self.masks.own[expert].items()}
         specs = [TensorSpec(name, SAFETENSORS[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()]
         about = {
-            "format": 1,
+            "format": 2,
+            "method": self.method,
             "base": self._base.fingerprint(),
             "experts": {name: {"task": self._tasks.get(name), "scale": s} for name, s in self.masks.scales.items()},
         }
@@ -217,8 +223,9 @@ def open_masked(folder: Path, pool: Pool, device: torch.device | str = "cpu") ->
     if pool.base is None:
         raise CheckpointError(f"{folder} holds masks over a base model, and there is none: name it with base=REF.")
     masks = load_masks(folder, pool.base)
-    tasks = {name: expert.task for name, expert in read_description(folder / ABOUT, _About).experts.items()}
-    return MaskedModels(masks, replace(pool, tasks=tasks), family_of(pool), device=device)
+    about = read_description(folder / ABOUT, _About)
+    tasks = {name: expert.task for name, expert in about.experts.items()}
+    return MaskedModels(masks, replace(pool, tasks=tasks), family_of(pool), method=about.method, device=device)
 
 
 def plan_for(pool: Pool, method: str, values: Mapping[str, Any], seed: int) -> Plan:

@@ -51,7 +51,9 @@ def match_weights(
 ) -> dict[str, Tensor]:
     """Return orders of `other`'s units for which no group alone can raise Σ⟨A, π(B)⟩ (arXiv:2209.04836, Algorithm 1).
 
-    A local optimum: one group at a time, in random order, takes the best order given all others.
+    A local optimum: one group at a time, in random order, takes the best order given all others. A map whose rows and
+    columns are of one group is taken with one of them as it is, and what is found only where the whole gains: taken
+    together they are no assignment.
 
     Args:
         one: what is aligned to, by canonical name.
@@ -69,12 +71,10 @@ def match_weights(
         moved = False
         for number in random.permutation(len(groups)):
             group = groups[number]
-            similarity = _similarity(one, other, group, touched, orders)
-            order = assigned(similarity)
-            rows = torch.arange(group.units)
-            before, after = similarity[rows, orders[group.name]].sum(), similarity[rows, order].sum()
-            if float(after - before) > GAIN * max(1.0, float(before.abs())):
-                orders[group.name], moved = order, True
+            found = {**orders, group.name: assigned(_similarity(one, other, group, touched, orders))}
+            before, after = (_reached(one, other, group, touched, tried) for tried in (orders, found))
+            if after - before > GAIN * max(1.0, abs(before)):
+                orders, moved = found, True
         if not moved:
             break
     return orders
@@ -94,6 +94,20 @@ def _similarity(
         runs = group.runs.get(name, 1)
         rows = units_first(one[name], axis, group.units, runs).double()
         total += (rows @ units_first(turned, axis, group.units, runs).double().T).cpu()
+    return total
+
+
+def _reached(
+    one: Tensors, other: Tensors, group: Permutation, touched: Mapping[str, Sequence[tuple[str, int, int]]],
+    orders: Orders,
+) -> float:  # fmt: skip
+    """Return Σ⟨A, π(B)⟩ over the tensors of a group."""
+    total = 0.0
+    for name in dict.fromkeys(name for name, _ in (*group.produced, *group.read)):
+        turned = other[name]
+        for its, at, count in touched[name]:
+            turned = reordered(turned, at, orders[its], count)
+        total += float((one[name].double() * turned.double()).sum())
     return total
 
 

@@ -1,7 +1,7 @@
 """What a method is: a function with a signature, registered by a decorator; no class to inherit from."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from fusionbench.kernels import Kernel
@@ -88,21 +88,13 @@ def merge_method(
         TypeError: where the signature does not fit the kind, a law is neither claimed nor explained, or a part has
             another name.
     """
-    unexplained = [law for law in LAWS if law not in laws and law not in (exempt or {})]
-    if kind == "stream" and unexplained:
-        raise TypeError(f"{name}: claim or explain the laws {', '.join(unexplained)}.")
     if (kind == "rebuild") is (sites is None):
         raise TypeError(f"{name}: sites belong to methods of the kind rebuild, and only to those.")
-
-    if unknown := [part for part in parts if part not in PARTS]:
-        raise TypeError(f"{name}: families have no parts {', '.join(unknown)}; expected some of {', '.join(PARTS)}.")
+    _check_laws_and_parts(name, kind, (*laws, *(exempt or {})), parts)
     hooks = {"sites": sites, "rest": rest, "configure": configure, "check": check}
 
     def register(function: F) -> F:
-        parameters = inspect.signature(function).parameters.values()
-        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        if positional not in POSITIONAL[kind]:
-            raise TypeError(f"{name} is of kind {kind!r}, but takes {positional}; expected one of {POSITIONAL[kind]}.")
+        _check_positional(name, kind, function)
         summary = (inspect.getdoc(function) or "").partition("\n")[0]
         entry = Entry(
             name, summary, f"{function.__module__}:{function.__qualname__}", version, kind, category, paper, needs,
@@ -117,6 +109,31 @@ def merge_method(
         return function
 
     return register
+
+
+def _check_laws_and_parts(name: str, kind: Kind, spoken_of: Collection[str], parts: Sequence[str]) -> None:
+    """Refuse a stream method that says nothing of a law, and parts that no family has.
+
+    Raises:
+        TypeError: with their names.
+    """
+    unexplained = [law for law in LAWS if law not in spoken_of]
+    if kind == "stream" and unexplained:
+        raise TypeError(f"{name}: claim or explain the laws {', '.join(unexplained)}.")
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise TypeError(f"{name}: families have no parts {', '.join(unknown)}; expected some of {', '.join(PARTS)}.")
+
+
+def _check_positional(name: str, kind: Kind, function: Callable[..., Any]) -> None:
+    """Refuse a function that is not called as methods of its kind are.
+
+    Raises:
+        TypeError: with what it takes and what is expected.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    if positional not in POSITIONAL[kind]:
+        raise TypeError(f"{name} is of kind {kind!r}, but takes {positional}; expected one of {POSITIONAL[kind]}.")
 
 
 def _further(stacks: bool, parts: tuple[str, ...]) -> dict[str, Any] | None:

@@ -57,7 +57,7 @@ class OperatedModel:
         adapters: `(D, U)` by task name.
     """
 
-    kind = "module"
+    kind, method = "module", "surgery"
 
     def __init__(
         self, backbone: FusedWeights, adapters: Mapping[str, tuple[Tensor, Tensor]], family: Family, *,
@@ -101,7 +101,7 @@ class OperatedModel:
             with CheckpointWriter(made / ARTEFACT, list(specs_of(tensors).values()), metadata={}) as writer:
                 for name, tensor in tensors.items():
                     writer.write(name, as_bytes(tensor))
-            about = {"format": 1, "method": "surgery", "tasks": list(self.adapters), "normalise": self._normalise}
+            about = {"format": 1, "method": self.method, "tasks": list(self.adapters), "normalise": self._normalise}
             (made / SURGERY).write_text(json.dumps(about, indent=1) + "\n")
 
 

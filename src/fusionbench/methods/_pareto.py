@@ -41,17 +41,20 @@ def simplex_grid(count: int, points: int) -> list[tuple[float, ...]]:
     return [tuple(float(size) / steps for size in parts) for parts in sizes]
 
 
-def on_simplex(preference: Sequence[float], experts: Sequence[str]) -> tuple[float, ...]:
+def on_simplex(
+    preference: Sequence[float], experts: Sequence[str], key: str = "method.preference"
+) -> tuple[float, ...]:
     """Return a preference divided by its sum.
 
     Args:
         preference: one weight an expert, none negative, that sum to 1.
         experts: their names.
+        key: what the preference was given as, for messages.
 
     Raises:
         ConfigError: where it has another length, or is off the simplex.
     """
-    said = f"method.preference={list(preference)}"
+    said = f"{key}={list(preference)}"
     numbers = [item for item in preference if isinstance(item, int | float) and not isinstance(item, bool)]
     if len(preference) != len(experts) or len(numbers) != len(preference):
         raise ConfigError(f"{said}: expected {len(experts)} numbers, one an expert: {', '.join(experts)}.")

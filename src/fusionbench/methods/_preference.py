@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusionbench.errors import ConfigError, NotFinite
-from fusionbench.families import Batch
+from fusionbench.errors import ConfigError, IncompatibleModels
+from fusionbench.families import Batch, Family
 from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
-from fusionbench.methods._drawing import drawn_from, own_part
-from fusionbench.methods._pareto import Array, exact_pareto_weights
+from fusionbench.methods._drawing import drawn_from, finite_loss, own_part
+from fusionbench.methods._pareto import Array, exact_pareto_weights, on_simplex
 from fusionbench.methods._routing import (
     Tensors,
     build_mixture,
@@ -23,7 +23,9 @@ from fusionbench.methods._routing import (
     routers_of,
     weighed_tensors,
 )
-from fusionbench.mixing import FusedWeights
+from fusionbench.mixing import Fused, FusedWeights
+from fusionbench.mixing.build import family_of
+from fusionbench.mixing.fused import Device
 from fusionbench.mixing.mixed import MixedModel
 from fusionbench.mixing.preferred import merged_for, preferred_parts
 from fusionbench.mixing.sites import ModuleSite, Replacement, mlp_and_attention_sites, mlp_sites
@@ -31,6 +33,7 @@ from fusionbench.parameters import Count, Positive, StepCount
 from fusionbench.tasks import Predictor, Task
 from fusionbench.tasks.terms import part_and_share
 from fusionbench.training import Processes, State, Steps
+from fusionbench.weights.checks import is_buffer
 
 Objective = Literal["linear", "exact"]
 Parts = Literal["mlp", "mlp_attention"]
@@ -179,12 +182,11 @@ class GateTraining:
                 batch, share = part_and_share(processes, batches[expert], place, len(tasks))
                 if not share:
                     continue
-                loss = share * tasks[expert].loss(predictors[expert], batch)
-                if not bool(torch.isfinite(loss.detach())):
-                    raise NotFinite(
-                        f"The training loss of {expert} is {float(loss.detach())}: its outputs are not finite. Check "
-                        "the experts, or lower method.learning_rate."
-                    )
+                loss = share * finite_loss(
+                    tasks[expert].loss(predictors[expert], batch),
+                    f"The training loss of {expert}",
+                    "Check the experts, or lower method.learning_rate.",
+                )
                 gradients = torch.autograd.grad(loss, gates, retain_graph=True)
                 own[place] = torch.cat([gradient.flatten() for gradient in gradients])
                 losses[place] = loss.detach()
@@ -223,7 +225,8 @@ class Front(Mapping[str, FusedWeights | MixedModel]):
     def __getitem__(self, label: str) -> FusedWeights | MixedModel:
         if label == EQUAL:
             return self._model
-        return merged_at(self._model, self._preferences[label], self._pool, self._context).cast("base")
+        family, device = self._context.family, self._context.device
+        return merged_at(self._model, self._preferences[label], self._pool, family, device).cast("base")
 
     def __iter__(self) -> Iterator[str]:
         return iter((EQUAL, *self._preferences))
@@ -233,14 +236,17 @@ class Front(Mapping[str, FusedWeights | MixedModel]):
 
 
 @torch.no_grad()
-def merged_at(model: MixedModel, preference: Sequence[float], pool: Pool, context: Context) -> FusedWeights:
+def merged_at(
+    model: MixedModel, preference: Sequence[float], pool: Pool, family: Family, device: Device
+) -> FusedWeights:
     """Return the plain model of a preference: every weighed module as φ₀ + Σ g(r)ᵢ·Δφᵢ.
 
     Args:
         model: whose modules a preference weighs.
         preference: r, on the simplex.
         pool: names are the reference's.
-        context: of the run.
+        family: that runs its models.
+        device: where the model runs.
     """
     module = model.module
     plain = dict(module.state_dict())
@@ -250,6 +256,39 @@ def merged_at(model: MixedModel, preference: Sequence[float], pool: Pool, contex
             for name, (weight, bias) in part.held_parts():
                 plain[f"{site}.{name}.weight"] = weight
                 plain |= {} if bias is None else {f"{site}.{name}.bias": bias}
-    names = context.family.names(pool.reference.specs)
+    names = family.names(pool.reference.specs)
     weights = {name: plain[own] for name, own in names.items() if own in plain}
-    return FusedWeights(weights, context.family, pool.reference, device=context.device)
+    return FusedWeights(weights, family, pool.reference, device=device)
+
+
+def at_preference(model: Fused, preference: Sequence[float], pool: Pool, device: Device) -> FusedWeights:
+    """Return the plain model that a saved one becomes for a preference over its experts, as a front's points are.
+
+    Args:
+        model: that a preference weighs.
+        preference: one weight an expert, in the order of the model's experts.
+        pool: whose reference has the names and the kinds of number.
+        device: where it runs.
+
+    Raises:
+        ConfigError: where the preference is off the simplex, or the model is none that a preference weighs, or of
+            another family than the pool.
+        IncompatibleModels: where it is of another form than the pool's reference.
+    """
+    family = family_of(pool)
+    if not isinstance(model, MixedModel) or not preferred_parts(model.module):
+        raise ConfigError("A preference weighs the models of pwe_moe, and this is none. Leave it out.")
+    if model.blueprint.family != family.name:
+        raise ConfigError(
+            f"The model is of the family {model.blueprint.family!r}, the tasks are for {family.name!r}. Choose its own "
+            "suite."
+        )
+    ray = on_simplex(preference, model.blueprint.experts, "preference")
+    merged = merged_at(model, ray, pool, family, device)
+    wanted = (s for name, s in pool.reference.specs.items() if name.startswith(family.tower) and not is_buffer(s))
+    if lacking := [spec.name for spec in wanted if spec.name not in merged.weights]:
+        raise IncompatibleModels(
+            f"The model lacks {len(lacking)} tensors of {pool.reference.label}, {lacking[0]} first: it was fused over "
+            "another base. Choose its own suite."
+        )
+    return merged.cast("base")

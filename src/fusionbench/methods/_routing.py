@@ -1,9 +1,8 @@
-"""MLPs whose experts are weighed by routers: how they are built of a pool, and how the routers learn."""
+"""MLPs whose experts are weighed by routers: how they are built of a pool."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -12,22 +11,15 @@ from fusionbench.errors import ConfigError
 from fusionbench.families import Family
 from fusionbench.families.base import HasTextToText
 from fusionbench.merge import Pool
-from fusionbench.methods._adaptation import AdaptSplit
 from fusionbench.methods._context import Context
-from fusionbench.methods._drawing import Drawn, check_adaptable, drawn_from, own_part
 from fusionbench.mixing.mixed import MixedModel
 from fusionbench.mixing.rebuild import Rebuilder, rebuild
 from fusionbench.mixing.routed import ROUTER, Route
 from fusionbench.mixing.sites import ModuleSite, Replacement, Setting, mlp_sites, oriented, put
-from fusionbench.parameters import Count, Positive, Range, StepCount
+from fusionbench.parameters import Count, Range
 from fusionbench.registry import methods
-from fusionbench.tasks import Task
-from fusionbench.training import State, Steps
-from fusionbench.weights.sources import open_source
-from fusionbench.weights.tensors import LazyWeights
 
 Depth = Annotated[int, Range(0, 2)]
-ROUTERS = "routers"
 TABLES = 128
 """Samples that shared their experts' weights in the papers' tables: the batches that these were scored in."""
 DEVIATION = 0.01
@@ -174,119 +166,32 @@ def build_mixture(
 
 
 @dataclass(frozen=True, slots=True)
-class RouterTraining:
-    """How routers learn on unlabelled inputs; the defaults are WEMoE's (arXiv:2402.00433).
+class Routing:
+    """What all models of routed MLPs have in common; the defaults are WEMoE's (arXiv:2402.00433).
 
     Attributes:
-        steps: of Adam; 0 leaves the routers as they start, which is task arithmetic but for their noise.
-        batch: inputs of each task a step.
-        learning_rate: of Adam (0.9, 0.999).
-        schedule: of the rate.
-        adapt_split: where unlabelled inputs come from: test, as the papers do, or validation, disjoint from it.
-        checkpoint_every: steps between checkpoints, from which a stopped run goes on.
-        evaluate_every: steps between scores on validation data in the curve; 0 is never.
+        init: λ of task arithmetic outside the MLPs' linear maps, and every weight at the start; the papers' is 0.3.
+        route: what has weights of its own: each sample, as in WEMoE's paper; each token, for models that write text; or
+            the batch, as in the papers' tables, whose answers then depend on what is in it.
+        shared_by: with route=batch how many samples share weights, in the order of the data: 128 in the papers' tables.
+            Evaluation runs 256 at a time, so take a divisor of that.
+        routers: artefacts/routers of an earlier run: no adaptation, only the model.
     """
 
-    steps: StepCount = 1000
-    batch: Count = 16
-    learning_rate: Positive = 1e-3
-    schedule: Literal["constant", "cosine"] = "cosine"
-    adapt_split: AdaptSplit = "test"
-    checkpoint_every: Count = 100
-    evaluate_every: int = 0
+    init: float = 0.3
+    route: Route = "sample"
+    shared_by: Count = TABLES
+    routers: str | None = None
 
-    def run(self, model: MixedModel, tasks: Mapping[str, Task], context: Context, name: str) -> None:
-        """Minimise Σ over tasks of the mean entropy of predictions, in the routers' tensors alone.
-
-        Raises:
-            NotAdaptable: where a task has no objective without labels, before anything long.
-            Interrupted: on Ctrl-C; the same command goes on from the last checkpoint.
-        """
-        predictors = {task: tasks[task].bind(model.module) for task in tasks}
-        check_adaptable(tasks, predictors, self.adapt_split, context.device)
-        masked = {task: model.for_task(tasks[task]) for task in tasks}
-        trained = routers_of(model)
-        model.module.requires_grad_(False)
-        for parameter in trained.values():
-            parameter.requires_grad_(True)
-
-        def batches(start: int) -> Iterator[Drawn]:
-            own = own_part(tasks, context.loop.processes)
-            return drawn_from(own, self.adapt_split, size=self.batch, seed=context.seed, start=start, labels=False)
-
-        def step(state: State, drawn: Drawn) -> dict[str, Tensor]:
-            total = torch.zeros((), device=context.device)
-            for place, name in enumerate(tasks):
-                one, share = state.processes.part_of(drawn[name], place, len(tasks)) if name in drawn else ({}, 0.0)
-                if share:
-                    loss = share * tasks[name].objective(masked[name], one)
-                    state.backward(loss)
-                    total += loss.detach()
-            return {"loss": state.processes.sum(total)}
-
-        def validate() -> dict[str, float]:
-            scores = context.evaluate(model)
-            return {"validation": sum(scores.values()) / len(scores), **scores}
-
-        course = Steps(self.steps, schedule=self.schedule, seed=context.seed, validate_every=self.evaluate_every)
-        optimizer = torch.optim.Adam(list(trained.values()), lr=self.learning_rate)
-        loop = replace(context.loop, checkpoint_every=self.checkpoint_every)
-        loop.run(
-            name, course, step, batches, trained, optimizer, validate=validate if self.evaluate_every > 0 else None
-        )
-        for parameter in trained.values():
-            parameter.requires_grad_(False)
-        context.used("adapted", split=self.adapt_split, tasks=tuple(tasks), count=self.steps * self.batch)
+    @property
+    def values(self) -> dict[str, Any]:
+        """What a routed MLP is built with."""
+        return {"init": self.init, "route": self.route, "shared_by": self.shared_by}
 
 
-def with_learned_routers(
-    model: MixedModel, tasks: Mapping[str, Task], context: Context, method: str, training: RouterTraining,
-    routers: str | None, route: Route,
-) -> MixedModel:  # fmt: skip
-    """Return a model whose routers learned, or were given, and keep them for another run.
-
-    Args:
-        model: with the routers as they start.
-        tasks: on whose inputs they learn.
-        context: of the run.
-        method: names the training.
-        training: how they learn; of no steps they stay.
-        routers: artefacts/routers of an earlier run, which are taken instead.
-        route: what the report says of it.
-
-    Raises:
-        NotAdaptable: where a task has no objective without labels.
-        ConfigError: where the given routers are of another model.
-    """
-    if routers is not None:
-        put_routers(model, Path(routers))
-    elif training.steps > 0:
-        if route == "batch" and context.loop.processes.count > len(tasks):
-            raise ConfigError(
-                f"method.route=batch weighs by a whole batch, which {context.loop.processes.count} processes would "
-                f"divide, of {len(tasks)} tasks. Start as many processes at most, or choose method.route=sample."
-            )
-        training.run(model, tasks, context, method)
-    context.save(ROUTERS, {name: tensor.detach().cpu() for name, tensor in routers_of(model).items()}, {})
-    context.note(f"the experts are weighed by {route}")
-    return model
+ROUTING = Routing()
 
 
 def routers_of(model: MixedModel) -> dict[str, torch.nn.Parameter]:
     """Return the tensors of a model's routers by name."""
     return {name: parameter for name, parameter in model.module.named_parameters() if ROUTER in name}
-
-
-@torch.no_grad()
-def put_routers(model: MixedModel, path: Path, parameter: str = "routers") -> None:
-    """Fill a model's routers with those that an earlier run saved; `parameter` is the method's that names the path.
-
-    Raises:
-        ConfigError: where they are missing, or of another form.
-    """
-    found = LazyWeights(open_source(path))
-    own = routers_of(model)
-    if {name: tuple(found[name].shape) for name in found} != {name: tuple(own[name].shape) for name in own}:
-        raise ConfigError(f"{path} holds {parameter} of another model. Leave method.{parameter} out to learn anew.")
-    for name, router in own.items():
-        router.copy_(found[name])

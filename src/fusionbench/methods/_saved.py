@@ -1,9 +1,9 @@
-"""Open what a method saved that is no single model: ensembles, masked models, operated models."""
+"""Open what a method saved that is no single model: ensembles, masked and operated models, a model for each task."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from pydantic import Field, FiniteFloat, StrictBool, StrictStr
 
@@ -19,7 +19,10 @@ from fusionbench.mixing.build import family_of
 from fusionbench.mixing.ensemble import ENSEMBLE, Combine, Ensemble
 from fusionbench.mixing.fused import Device
 from fusionbench.mixing.members import members_of
+from fusionbench.mixing.per_task import TASK_MODELS, PerTask
+from fusionbench.weights.checks import fit
 from fusionbench.weights.sources import open_source
+from fusionbench.weights.tensors import LazyWeights
 
 
 class SavedEnsemble(Config):
@@ -83,15 +86,54 @@ def open_ensemble(folder: Path, pool: Pool, device: Device = "cpu") -> Ensemble:
     return Ensemble(members, about.combine(), about=said, resident=about.resident, device=device)
 
 
-OPENERS: Mapping[str, Callable[[Path, Pool, Device], Fused]] = {
+class SavedTaskModels(Config):
+    """`task_models.json`: of which tasks there are models, each a folder under `tasks`, and whether one in `shared`."""
+
+    format: Literal[1]
+    method: StrictStr | None = None
+    tasks: tuple[StrictStr, ...] = Field(min_length=1)
+    shared: StrictBool
+
+
+def open_task_models(folder: Path, pool: Pool, device: Device = "cpu") -> PerTask:
+    """Return the models that `PerTask.save` wrote.
+
+    Raises:
+        CheckpointError: where `task_models.json` or a model is damaged or missing.
+        IncompatibleModels: where a model does not fit the pool's reference.
+    """
+    path = folder / TASK_MODELS
+    about = read_description(path, SavedTaskModels)
+    if strange := [name for name in about.tasks if name in (".", "..") or Path(name).name != name]:
+        raise CheckpointError(f"{path} is damaged: {', '.join(strange)} are no names of folders. Fuse again.")
+    places = {name: folder / "tasks" / name for name in about.tasks}
+    sources = {name: open_source(place) for name, place in places.items()}
+    shared = {"shared": open_source(folder / "shared")} if about.shared else {}
+    fit(pool.reference, {**sources, **shared}, tower=pool.tower)
+    weights = {name: LazyWeights(source) for name, source in sources.items()}
+    rest = LazyWeights(shared["shared"]) if shared else None
+    return PerTask(weights, family_of(pool), pool.reference, shared=rest, method=about.method, device=device)
+
+
+class Together(Fused, Protocol):
+    """Several models, or parts of them, that answer together, and the method that made them so, where it is known."""
+
+    @property
+    def method(self) -> str | None:
+        """The method's name."""
+        ...
+
+
+OPENERS: Mapping[str, Callable[[Path, Pool, Device], Together]] = {
     ENSEMBLE: open_ensemble,
     ABOUT: open_masked,
     SURGERY: open_operated,
+    TASK_MODELS: open_task_models,
 }
 """By the file that says what a folder holds."""
 
 
-def open_saved(folder: Path, pool: Pool, device: Device = "cpu") -> Fused | None:
+def open_saved(folder: Path, pool: Pool, device: Device = "cpu") -> Together | None:
     """Return the fused model of a folder that is no single model; None where it says of none.
 
     Args:

@@ -91,14 +91,10 @@ def concrete_task_arithmetic(
     )  # fmt: skip
     factor = torch.full((1, 1), scale, device=context.device)
     shared = _mask_of(merged, context, temperature, rescale)
-    if logits is None:
-        _learn_mask(adaptation, shared, mask, factor, steps=steps, learning_rate=learning_rate)
-        if steps:
-            context.used("adapted", split=adapt_split, tasks=tuple(tasks), count=steps * batch)
-    else:
-        shared.load(Path(logits), merged)
-    shared.save(context, merged)
-    merged.put(factor, shared.settled(mask, steps))
+    settled = _settle_mask(adaptation, shared, mask, factor, logits, steps=steps, learning_rate=learning_rate)
+    if steps and logits is None:
+        context.used("adapted", split=adapt_split, tasks=tuple(tasks), count=steps * batch)
+    merged.put(factor, settled)
     report_collapse(adaptation)
     return FusedWeights(merged.weights(), context.family, pool.reference)
 
@@ -190,13 +186,8 @@ def concrete_adamerging(
     start = torch.full(shape, init, device=context.device)
     learned = start.clone() if coefficients is None else read_coefficients(Path(coefficients), merged, shape)
     shared = _mask_of(merged, context, temperature, rescale)
-    if logits is None:
-        rule = InnerStep(start, inner, inner_rate, merge_point, clamp)
-        _learn_mask(adaptation, shared, mask, start, rule, steps=mask_steps, learning_rate=learning_rate)
-    else:
-        shared.load(Path(logits), merged)
-    shared.save(context, merged)
-    frozen = shared.settled(mask, mask_steps)
+    rule = InnerStep(start, inner, inner_rate, merge_point, clamp)
+    frozen = _settle_mask(adaptation, shared, mask, start, logits, rule, steps=mask_steps, learning_rate=learning_rate)
     if coefficients is None:
         learn_coefficients(adaptation, learned, steps=steps, learning_rate=learning_rate, clamp=clamp, mask=frozen)
     looked = (0 if logits else 2 * mask_steps * batch) + (0 if coefficients else steps * batch)
@@ -212,6 +203,23 @@ def concrete_adamerging(
 def _mask_of(merged: MergedModule, context: Context, temperature: float, rescale: Rescale) -> ConcreteMask:
     sizes = {name: merged.base[name].numel() for name in merged.names}
     return ConcreteMask(sizes, temperature=temperature, rescale=rescale, seed=context.seed, device=context.device)
+
+
+def _settle_mask(
+    adaptation: Adaptation, shared: ConcreteMask, kind: Settled, start: Tensor, logits: str | None,
+    rule: InnerStep | None = None, *, steps: int, learning_rate: float,
+) -> Mask:  # fmt: skip
+    """Return the mask to merge with, of logits that are learned here or, where a path is given, were before.
+
+    Raises:
+        ConfigError: where the given logits belong to other models.
+    """
+    if logits is None:
+        _learn_mask(adaptation, shared, kind, start, rule, steps=steps, learning_rate=learning_rate)
+    else:
+        shared.load(Path(logits), adaptation.merged)
+    shared.save(adaptation.context, adaptation.merged)
+    return shared.settled(kind, steps)
 
 
 def _learn_mask(

@@ -6,16 +6,10 @@ from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._pruned import pruned_mlp
-from fusionbench.methods._routing import (
-    TABLES,
-    Depth,
-    RouterTraining,
-    build_routed_model,
-    with_learned_routers,
-)
+from fusionbench.methods._router_training import RouterTraining, with_learned_routers
+from fusionbench.methods._routing import ROUTING, Depth, Routing, build_routed_model
 from fusionbench.mixing import Fused
-from fusionbench.mixing.routed import Route
-from fusionbench.parameters import Count, Share
+from fusionbench.parameters import Share
 from fusionbench.tasks import Task
 
 EFFICIENT = RouterTraining(learning_rate=1e-4, schedule="constant")
@@ -38,10 +32,7 @@ def efficient_wemoe(
     *,
     prune: Share = 0.9,
     depth: Depth = 2,
-    init: float = 0.3,
-    route: Route = "sample",
-    shared_by: Count = TABLES,
-    routers: str | None = None,
+    routing: Routing = ROUTING,
     training: RouterTraining = EFFICIENT,
 ) -> Fused:
     """Return WEMoE with one router for all blocks and Δφᵢ without their smallest entries (arXiv:2410.21804, §4).
@@ -52,11 +43,7 @@ def efficient_wemoe(
         context: of the run.
         prune: share of each expert's change in each tensor that is left out; the paper's is 0.9.
         depth: layers of the router; 0 is a free vector, the same for every input. The paper's is 2.
-        init: λ of task arithmetic outside the MLPs, and every weight at the start; the paper's is 0.3.
-        route: what has weights of its own: each sample; each token; or the batch, as in the paper's tables.
-        shared_by: with route=batch how many samples share weights, in the order of the data: 128 in the papers' tables.
-            Evaluation runs 256 at a time, so take a divisor of that.
-        routers: artefacts/routers of an earlier run: no adaptation, only the model.
+        routing: how experts are weighed.
         training: how the routers learn; its defaults are the paper's.
 
     Raises:
@@ -67,6 +54,6 @@ def efficient_wemoe(
     Others: fusion_bench stores the pruned changes with their zeros; its code of the layer, which may be put before a
     router's input, is off by default and not offered here.
     """
-    values = {"depth": depth, "init": init, "route": route, "shared_by": shared_by, "prune": prune}
+    values = {"depth": depth, "prune": prune, **routing.values}
     model = build_routed_model(pool, context, "efficient_wemoe", values, pruned_mlp)
-    return with_learned_routers(model, tasks, context, "efficient_wemoe", training, routers, route)
+    return with_learned_routers(model, tasks, context, "efficient_wemoe", routing, training)

@@ -74,7 +74,8 @@ def emr(
         name = step.output.name
         deltas = [expert - base for expert in experts]
         unified[name] = vector = elected(deltas, zero_sign)
-        share = 1 / max(base.numel(), 1) if norm == "tensor_mean" else 1.0
+        # A tied tensor that the files store twice has its length once.
+        share = 0.0 if name in plan.aliases else 1 / max(base.numel(), 1) if norm == "tensor_mean" else 1.0
         for expert, delta in zip(pool.experts, deltas, strict=True):
             mask = delta * vector > 0
             bits[expert][name] = pack(mask)
@@ -86,4 +87,4 @@ def emr(
         f"storage beside the base: {masks.bytes:,} bytes; factors "
         + ", ".join(f"{name} {scale:.4f}" for name, scale in scales.items())
     )
-    return MaskedModels(masks, pool, context.family, device=context.device)
+    return MaskedModels(masks, pool, context.family, method="emr", device=context.device)

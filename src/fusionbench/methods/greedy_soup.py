@@ -65,7 +65,7 @@ def average_of(models: MergedModule, rows: list[int]) -> dict[str, Tensor]:
         for row in rows[1:]:
             total = total + models.deltas[name][row].float()
         means[name] = (models.base[name] + (total / len(rows)).view(models.base[name].shape)).cpu()
-    return means
+    return models.under_all_names(means)
 
 
 def _scores(models: MergedModule, context: Context, rows: list[int]) -> Scores:

@@ -12,7 +12,7 @@ from fusionbench.methods._quantiles import Floats, one_for_all, order_statistics
 from fusionbench.parameters import Density, PerExpert, Range, Scale, per_expert
 from fusionbench.weights.plan import Site
 
-Agreement = Literal["deltas", "normalized"]
+Agreement = Literal["deltas", "normalized", "pairwise"]
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
 
 
@@ -88,10 +88,11 @@ def pcb(
         weights: one factor an expert; the authors search λ for each.
         clip: share of the magnitudes that is clipped at either end, in [0, 0.5).
         agreement: what the other tasks are compared by: `deltas` their task vectors, `normalized` their signed
-            magnitudes in [0, 1], as the authors' vision script (which clips 0.01).
+            magnitudes in [0, 1], both within tanh(τᵢ⊙Σⱼ …); `pairwise` signed magnitudes two by two, Σⱼ tanh(nᵢ⊙nⱼ).
+            The authors' vision scripts have the last two, without and with their search of λ, and clip 0.01.
         prepared: bounds of the whole model; of this tensor alone where they are missing.
 
-    Others: the paper prints a softmax for both factors; neither of the authors' two programs has it.
+    Others: the paper prints a softmax for both factors; none of the authors' programs has it.
     """
     rows = _rows(base, experts)
     bounds = prepared or _bounds(rows, density, clip, agreement)
@@ -111,8 +112,12 @@ def _balance(rows: Tensor, low: Tensor, high: Tensor, agreement: Agreement) -> t
     """Return the clipped task vectors and their balances, up to one factor for all, which the scores do not see."""
     sizes = rows.abs().clamp(low, high)
     unit = _unit(sizes, low, high)
-    others = (rows if agreement == "deltas" else rows.sign() * unit).sum(0)
-    return rows.sign() * sizes, torch.exp(len(rows) * (unit.square() - 1)) * torch.tanh(rows * others)
+    signed = rows.sign() * unit
+    if agreement == "pairwise":
+        agreed = torch.stack([torch.tanh(own * signed).sum(0) for own in signed])
+    else:
+        agreed = torch.tanh(rows * (rows if agreement == "deltas" else signed).sum(0))
+    return rows.sign() * sizes, torch.exp(len(rows) * (unit.square() - 1)) * agreed
 
 
 def _unit(values: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from fusionbench.methods._preference import (
     merged_at,
     tasks_by_expert,
 )
-from fusionbench.methods._routing import put_routers, routers_of
+from fusionbench.methods._router_training import put_routers, save_routers
 from fusionbench.mixing import Fused
 from fusionbench.mixing.variants import Variants
 from fusionbench.parameters import Range
@@ -77,10 +77,10 @@ def pwe_moe(
         put_routers(model, Path(gates), GATES)
     elif training.steps > 0:
         training.run(model, own, context, "pwe_moe")
-    context.save(GATES, {name: tensor.detach().cpu() for name, tensor in routers_of(model).items()}, {})
+    save_routers(model, context, GATES)
     if wanted is not None:
         said = ", ".join(f"{expert} {weight:.4g}" for expert, weight in zip(experts, wanted, strict=True))
         context.note(f"merged for the preference {said}")
-        return merged_at(model, wanted, pool, context)
+        return merged_at(model, wanted, pool, context.family, context.device)
     context.note(f"preferences are over {', '.join(experts)}, in this order")
     return Variants(Front(model, pool, context, points), source=model)

@@ -1,34 +1,35 @@
 """Rank-one MoE: every expert's change of an MLP is cut into maps of rank one, each of which a router weighs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from fusionbench.errors import ConfigError
 from fusionbench.merge import Pool
-from fusionbench.methods._adaptation import AdaptSplit
 from fusionbench.methods._context import Context
 from fusionbench.methods._method import merge_method
+from fusionbench.methods._router_training import RouterTraining, with_learned_routers
 from fusionbench.methods._routing import (
+    ROUTING,
     TABLES,
-    RouterTraining,
+    Routing,
     added,
     build_routed_model,
     part_settings,
     route_settings,
     router_tensors,
-    with_learned_routers,
 )
 from fusionbench.mixing import Fused
 from fusionbench.mixing.routed import Route
 from fusionbench.mixing.sites import ModuleSite, Replacement, oriented
-from fusionbench.parameters import Count, Positive, Range, StepCount
+from fusionbench.parameters import Count, Range
 from fusionbench.tasks import Task
 
 Depth = Annotated[int, Range(1, 2)]
 Choice = Annotated[int, Range(0)]
+PEER = RouterTraining(learning_rate=1e-4, schedule="constant")
 
 
 @merge_method(
@@ -49,17 +50,8 @@ def rank_one_moe(
     rank_k: Count = 32,
     select_k: Choice = 0,
     depth: Depth = 1,
-    init: float = 0.3,
-    route: Route = "sample",
-    shared_by: Count = TABLES,
-    learning_rate: Positive = 1e-4,
-    schedule: Literal["constant", "cosine"] = "constant",
-    steps: StepCount = 1000,
-    batch: Count = 16,
-    adapt_split: AdaptSplit = "test",
-    routers: str | None = None,
-    checkpoint_every: Count = 100,
-    evaluate_every: int = 0,
+    routing: Routing = ROUTING,
+    training: RouterTraining = PEER,
 ) -> Fused:
     """Return the model whose MLPs' maps are W₀ + Σₜ Σⱼ gₜⱼ(h)·sₜⱼ·uₜⱼ·vₜⱼᵀ, g learned by entropy.
 
@@ -73,19 +65,8 @@ def rank_one_moe(
         rank_k: triples of each expert; fusion_bench has 32.
         select_k: how many of all triples count, softly: gⱼ·σ(100·(gⱼ − t)), t the k-th largest; 0 is all.
         depth: layers of the router; the hidden layer of two is twice as wide as there are triples.
-        init: λ of task arithmetic outside the maps, and every weight at the start.
-        route: what has weights of its own: each sample; each token, for models that write text; or the batch, whose
-            answers then depend on what is in it.
-        shared_by: with route=batch how many samples share weights, in the order of the data. Evaluation runs 256 at a
-            time, so take a divisor of that.
-        learning_rate: of Adam (0.9, 0.999).
-        schedule: of the rate.
-        steps: fusion_bench has 1000; 0 leaves the routers as they start.
-        batch: inputs of each task a step; fusion_bench has 16.
-        adapt_split: where unlabelled inputs come from: test, as the papers do, or validation, disjoint from it.
-        routers: artefacts/routers of an earlier run: no adaptation, only the model.
-        checkpoint_every: steps between checkpoints, from which a stopped run goes on.
-        evaluate_every: steps between scores on validation data in the curve; 0 is never.
+        routing: how triples are weighed.
+        training: how the routers learn; its defaults are fusion_bench's.
 
     Raises:
         MissingPart: where the family names no MLPs.
@@ -102,11 +83,9 @@ def rank_one_moe(
             f"method.select_k={select_k}: {len(pool.experts)} experts of rank {rank_k} have {total} triples. Lower it, "
             "or leave it out."
         )
-    values: dict[str, Any] = {"rank_k": rank_k, "select_k": select_k, "depth": depth, "init": init}
-    values |= {"route": route, "shared_by": shared_by}
+    values = {"rank_k": rank_k, "select_k": select_k, "depth": depth, **routing.values}
     model = build_routed_model(pool, context, "rank_one_moe", values, rank_one_mlp)
-    training = RouterTraining(steps, batch, learning_rate, schedule, adapt_split, checkpoint_every, evaluate_every)
-    return with_learned_routers(model, tasks, context, "rank_one_moe", training, routers, route)
+    return with_learned_routers(model, tasks, context, "rank_one_moe", routing, training)
 
 
 def rank_one_mlp(

@@ -100,7 +100,9 @@ def recombination(
     for index, name in enumerate(pool.experts):
         drawn: dict[str, tuple[Source, str]] = {}
         for tensor in found.scope:
-            place = places_of(group_of(tensor, granularity), len(sources), context.seed)[index]
+            # A tied tensor that files store twice is one, wherever it stands.
+            group = group_of(found.aliases.get(tensor, tensor), granularity)
+            place = places_of(group, len(sources), context.seed)[index]
             drawn[tensor] = (sources[place], found.names[place][tensor])
         made: Any = Recombined(name, found.scope, drawn, pool.reference)
         models[name] = FusedWeights(LazyWeights(made), context.family, pool.reference, device=context.device)

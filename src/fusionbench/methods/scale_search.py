@@ -118,7 +118,7 @@ def _per_task(search: _Search, found: Mapping[float, Scores], common: float, poo
 
     shared = search.merge({"scale": common}).weights
     weights = {task: made(scale) for task, scale in best.items()}
-    return PerTask(weights, context.family, pool.reference, shared=shared, device=context.device)
+    return PerTask(weights, context.family, pool.reference, shared=shared, method="scale_search", device=context.device)
 
 
 def _each_expert(

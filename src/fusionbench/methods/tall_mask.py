@@ -68,7 +68,8 @@ def tall_mask(
     )
 
     def made(chosen: Mapping[str, float] | None) -> MaskedModels:
-        return MaskedModels(_masks(plan, pool, merge, chosen), pool, context.family, device=context.device)
+        masks = _masks(plan, pool, merge, chosen)
+        return MaskedModels(masks, pool, context.family, method="tall_mask", device=context.device)
 
     models = made(None) if threshold is not None else made(_searched(pool, tasks, context, made))
     context.note(f"storage beside the base: {models.masks.bytes:,} bytes")

@@ -1,6 +1,8 @@
 """ZipIt: merge the units that answer alike, within a model as well as between models."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import floor
 from typing import Annotated
 
 import torch
@@ -102,7 +104,7 @@ def zipit(
     }
     context.note(_kept_apart(groups, zipped, front))
     made = {task: own[expert] for expert, task in pool.tasks.items() if task is not None}
-    return PerTask(made, context.family, pool.reference, device=context.device)
+    return PerTask(made, context.family, pool.reference, method="zipit", device=context.device)
 
 
 def front_of(wearer: Wearer, family: Family, blocks: int) -> set[str]:
@@ -150,7 +152,8 @@ def greedy(correlation: Tensor, units: int, models: int, alpha: float, beta: flo
 
     The pair that correlates most is merged until `units` are left; what is merged has the smaller of both
     similarities, times alpha; merges within a model stop at ⌊removals / models · beta⌋ for each model; from
-    then on a merged unit takes no more of that model either.
+    then on a merged unit takes no more of that model either, unless nothing else is left, as with three models and more
+    may be.
 
     Args:
         correlation: `(models·units, models·units)`, of the models' units one after the other.
@@ -165,23 +168,28 @@ def greedy(correlation: Tensor, units: int, models: int, alpha: float, beta: flo
     similarity = correlation.double().clone().fill_diagonal_(-torch.inf)
     member = torch.eye(models * units, dtype=torch.float64)
     origin = [{row // units} for row in range(models * units)]
-    budget = [int((models - 1) * units / models * beta)] * models
+    # With two models the budgets alone leave a pair until the end.
+    unspent = similarity.clone() if models > 2 and alpha else similarity
+    budget = [floor(Fraction(repr(float(beta))) * (models - 1) * units / models)] * models
     for model in range(models):
         _forbid_within(similarity, origin, model, budget)
     largest, partner = similarity.max(dim=1)
     for _ in range((models - 1) * units):
         i = int(largest.argmax())
+        if torch.isinf(largest[i]) and unspent is not similarity:
+            similarity.copy_(unspent)
+            for model in range(models):
+                _forbid_within(similarity, origin, model, budget)
+            largest, partner = similarity.max(dim=1)
+            i = int(largest.argmax())
         if torch.isinf(largest[i]):
             raise ConfigError("zipit: alpha and beta leave no pair of units to merge; raise one of them.")
         i, j = sorted((i, int(partner[i])))
         within = origin[i] == origin[j] and len(origin[i]) == 1
         origin[i], origin[j] = origin[i] | origin[j], set()
-        joined = torch.minimum(similarity[i], similarity[j]) * (alpha or 1.0)
-        if not alpha:
-            joined[[bool(origin[i] & other) for other in origin]] = -torch.inf
-        joined[[i, j]] = -torch.inf
-        similarity[i], similarity[:, i] = joined, joined
-        similarity[j], similarity[:, j] = -torch.inf, -torch.inf
+        if unspent is not similarity:
+            _join(unspent, i, j, alpha, origin)
+        joined = _join(similarity, i, j, alpha, origin)
         member[:, i] += member[:, j]
         member[:, j] = 0
         if within:
@@ -192,6 +200,17 @@ def greedy(correlation: Tensor, units: int, models: int, alpha: float, beta: flo
         stale[[i, j]] = True
         largest[stale], partner[stale] = similarity[stale].max(dim=1)
     return member[:, member.any(dim=0)]
+
+
+def _join(similarity: Tensor, i: int, j: int, alpha: float, origin: Sequence[set[int]]) -> Tensor:
+    """Put unit j into unit i, whose similarities become the smaller of both times alpha; return them."""
+    joined = torch.minimum(similarity[i], similarity[j]) * (alpha or 1.0)
+    if not alpha:
+        joined[[bool(origin[i] & other) for other in origin]] = -torch.inf
+    joined[[i, j]] = -torch.inf
+    similarity[i], similarity[:, i] = joined, joined
+    similarity[j], similarity[:, j] = -torch.inf, -torch.inf
+    return joined
 
 
 def _forbid_within(similarity: Tensor, origin: Sequence[set[int]], model: int, budget: Sequence[int]) -> None:

@@ -56,8 +56,26 @@ def in_memory(pool: Pool, entry: Entry, values: Mapping[str, Any], *, seed: int 
     blueprint = made.blueprint(entry, values, pool)
     if blueprint is not None:
         return MixedModel(tensors, blueprint, family_of(pool), pool.reference, device=device)
-    if made.config:
-        source = TensorSource(entry.name, tensors, made.config)
-        source.folder = pool.reference.folder
-        return FusedWeights(tensors, family_for(source.config), source, device=device)
-    return fused_weights(tensors, pool, device)
+    return with_config(entry.name, tensors, made.config, pool, device)
+
+
+def with_config(
+    method: str, tensors: Mapping[str, Tensor], config: Mapping[str, Any], pool: Pool, device: Device = "cpu"
+) -> Fused:
+    """Return tensors as a model of the pool's form, or of another that a configuration describes.
+
+    Args:
+        method: by which they were made.
+        tensors: by name in the model's files.
+        config: of the other form, such as one with more layers; empty where it is the pool's.
+        pool: whose reference the model is like, and lies beside the files of.
+        device: where it runs.
+
+    Raises:
+        ConfigError: where no family serves the architecture.
+    """
+    if not config:
+        return fused_weights(tensors, pool, device)
+    source = TensorSource(method, tensors, config)
+    source.folder = pool.reference.folder
+    return FusedWeights(tensors, family_for(source.config), source, device=device)

@@ -6,7 +6,8 @@ from pathlib import Path
 from fusionbench.errors import ConfigError
 from fusionbench.families import Family, family_for, specs_of
 from fusionbench.merge import Pool
-from fusionbench.mixing.fused import Device, Fused, FusedWeights, PerTask
+from fusionbench.mixing.fused import Device, Fused, FusedWeights
+from fusionbench.mixing.per_task import PerTask
 from fusionbench.mixing.stored import save_weights
 from fusionbench.tasks import Predictor, Task
 from fusionbench.weights.headers import Source

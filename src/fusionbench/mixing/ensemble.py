@@ -59,6 +59,12 @@ class Ensemble:
         self._modules: dict[str, nn.Module] = {}
         self._recalled: dict[tuple[str, bytes], dict[str, Tensor]] | None = None
 
+    @property
+    def method(self) -> str | None:
+        """The method that combines the outputs, where whoever made the ensemble said it."""
+        said = self._about.get("method")
+        return said if isinstance(said, str) else None
+
     @contextmanager
     def recalling(self) -> Iterator[None]:
         """Keep the members' outputs for a `with` block, so that equal batches are run once for all combinations."""

@@ -1,6 +1,5 @@
 """What a fusion gives: something that predicts for any task, and that can be written to disk."""
 
-from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -89,7 +88,10 @@ class FusedWeights:
         self._family, self._base, self._device = family, base, device
         canonical = {own: name for name, own in family.names(base.specs).items()}
         specs = specs_of(weights)
-        given = {canonical.get(own, own): name for name, own in family.names(specs).items()}
+        named = family.names(specs)
+        given = {canonical.get(own, own): name for name, own in named.items()}
+        # What the files hold and the module has no place for, such as a tied tensor once more.
+        given |= {name: name for name in specs if name in base.specs and name not in named}
         problems = [_misfit(base, name, specs[held]) for name, held in given.items()]
         if any(problems):
             raise IncompatibleModels("\n".join(["The fused weights do not fit their base:", *filter(None, problems)]))
@@ -145,74 +147,6 @@ class FusedWeights:
             return self._base.read(name) if own is None else as_bytes(self.weights[own])
 
         save_weights(Path(folder), self.specs, content, self._base)
-
-
-class PerTask:
-    """Weights of its own for each task: experts as they are, masked or modulated models."""
-
-    kind = "per_task"
-
-    def __init__(
-        self,
-        weights: Mapping[str, Weights | Callable[[], Weights]],
-        family: Family,
-        base: Source,
-        *,
-        shared: Weights | None = None,
-        device: Device = "cpu",
-    ) -> None:
-        """Remember what belongs to which task; a model is made when its task asks, and is not kept.
-
-        Args:
-            weights: by task name: tensors by canonical name, or a function that makes them.
-            family: how the models run.
-            base: the pretrained checkpoint.
-            shared: for tasks that have none of their own; None skips those.
-            device: where the models run.
-        """
-        self._weights, self._shared = weights, shared
-        self._family, self._base, self._device = family, base, device
-
-    @property
-    def parameters(self) -> int:
-        """Entries of all models; each is of the base's form."""
-        return self._copies * sum(spec.size for spec in self._base.specs.values())
-
-    @property
-    def bytes(self) -> int:
-        """Bytes of all models, in the base's kinds of number."""
-        return self._copies * sum(spec.nbytes for spec in self._base.specs.values())
-
-    @property
-    def _copies(self) -> int:
-        return len(self._weights) + (self._shared is not None)
-
-    def for_task(self, task: Task) -> Predictor:
-        """Return the predictor of the task's own model, else of the shared one.
-
-        Raises:
-            Skipped: where there is neither.
-        """
-        if task.name in self._weights:
-            return self._model(self._weights[task.name]).for_task(task)
-        if self._shared is None:
-            own = ", ".join(self._weights) or "no task"
-            raise Skipped(
-                f"{task.name} has no model of its own (there are models for {own}) and there is no shared one."
-            )
-        return self._model(self._shared).for_task(task)
-
-    def save(self, folder: Path | str) -> None:
-        """Write one model a task into `folder/tasks/<task>`, and the shared one into `folder/shared`."""
-        with whole_folder(Path(folder)) as made:
-            for name, weights in self._weights.items():
-                self._model(weights).save(made / "tasks" / name)
-            if self._shared is not None:
-                self._model(self._shared).save(made / "shared")
-
-    def _model(self, weights: Weights | Callable[[], Weights]) -> FusedWeights:
-        made = weights if isinstance(weights, Mapping) else weights()
-        return FusedWeights(made, self._family, self._base, device=self._device)
 
 
 class FusedModule:

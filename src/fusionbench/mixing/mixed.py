@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from fusionbench.errors import CheckpointError, ConfigError, IncompatibleModels
 from fusionbench.families import Batch, Family, family_named, load_module, specs_of
-from fusionbench.families.base import HasTokens
+from fusionbench.families.base import HasTextToText, HasTokens
 from fusionbench.mixing.blueprint import Blueprint, read_blueprint
 from fusionbench.mixing.fused import Device, predictor
 from fusionbench.mixing.kinds import build
-from fusionbench.mixing.routed import ROUTER, routing_mask, share_router
+from fusionbench.mixing.routed import ROUTER, check_written, routing_mask, share_router
 from fusionbench.mixing.shards import ShardWriter
 from fusionbench.mixing.sites import split_by_site
 from fusionbench.tasks import Output, Predictor, Task
@@ -40,6 +40,8 @@ class _Replaced:
                 raise CheckpointError(f"The blueprint replaces {name!r}, which the model does not have.") from None
             setattr(parent, attribute, build(name, replaced, record))
         share_router(module)
+        if isinstance(self._family, HasTextToText):
+            check_written(module)
         return module.eval()
 
     def names(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, str]:
@@ -133,11 +135,8 @@ class MixedModel:
         predict = predictor(task, family, module, self._device)
 
         def masked(batch: Batch) -> Output:
-            # A harness of others makes batches itself, so that there is no mask to be told of here.
+            # A harness of others makes batches itself; the models that it asks write text, and need no mask.
             mask = family.token_mask(batch) if isinstance(family, HasTokens) and "attention_mask" in batch else None
-            if mask is not None and mask.shape[-1] > batch["input_ids"].shape[-1]:
-                # Inputs are routed by all their tokens, of which a decoder that remembers would run the last alone.
-                batch = {key: item for key, item in batch.items() if key != "memory"}
             with routing_mask(module, mask if mask is None else mask.to(self._device)):
                 return predict(batch)
 
@@ -181,4 +180,11 @@ def open_mixed(source: Source, *, device: Device = "cpu") -> MixedModel | None:
         family = family_named(blueprint.family)
     except ConfigError as error:
         raise CheckpointError(f"{source.label}: its blueprint names a family that is not there. {error}") from None
+    count = len(blueprint.experts)
+    for name, record in blueprint.sites.items():
+        if record.settings.get("experts", count) != count:
+            raise CheckpointError(
+                f"{source.label}: its blueprint names {count} experts ({', '.join(blueprint.experts)}), and has "
+                f"{record.settings['experts']} in {name}. Fuse again."
+            )
     return MixedModel(LazyWeights(source), blueprint, family, source, device=device)

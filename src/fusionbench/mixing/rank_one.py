@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from fusionbench.config import Config
+from fusionbench.errors import CheckpointError
 from fusionbench.mixing.linear import replace_linears
 from fusionbench.mixing.rank_one_linear import RankOneLinear
 from fusionbench.mixing.routed import Route, RoutedMlp, Router, Size
@@ -39,8 +40,14 @@ class RankOneSettings(Config):
 
 
 def build_rank_one(module: nn.Module, settings: RankOneSettings) -> RoutedMlp:
-    """Return the form of an MLP with rank-one experts, its new parts on the meta device."""
+    """Return the form of an MLP with rank-one experts, its new parts on the meta device.
+
+    Raises:
+        CheckpointError: where a map is not there, or more triples are to count than there are.
+    """
     triples = settings.experts * settings.rank
+    if settings.chosen > triples:
+        raise CheckpointError(f"The blueprint chooses {settings.chosen} of {triples} triples.")
     parts, transposed = settings.parts.split(","), settings.transposed.split(",")
     inner = replace_linears(module, parts, transposed, lambda _, form: RankOneLinear(form, triples, settings.chosen))
     with torch.device("meta"):

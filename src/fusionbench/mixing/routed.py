@@ -156,6 +156,20 @@ def share_router(module: nn.Module) -> None:
             part.borrow(lent)
 
 
+def check_written(module: nn.Module) -> None:
+    """Refuse a model that writes text and weighs its tokens together: it would look at those that are not written yet.
+
+    Raises:
+        CheckpointError: naming the first such module.
+    """
+    for name, part in module.named_modules():
+        if isinstance(part, RoutedMlp) and part.route_by != "token":
+            raise CheckpointError(
+                f"{name}: the blueprint routes by {part.route_by}, and a model that writes text can be routed by token "
+                "alone. Fuse again with method.route=token."
+            )
+
+
 @contextmanager
 def routing_mask(module: nn.Module, mask: Tensor | None) -> Iterator[None]:
     """Tell every routed MLP for a `with` block which tokens are real."""

@@ -1,6 +1,7 @@
 """A linear map whose weight is the base's plus every expert's change, each by a weight that is set from outside."""
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +74,10 @@ class RoutedLinear(nn.Module):
         """Return ΔW of every expert; where only some entries are stored they are spread out once, and kept."""
         if self.delta is not None:
             return self.delta
-        held: Tensor | None = self.__dict__.get("_spread")
-        if held is None:
-            assert self.values is not None
+        assert self.values is not None
+        filled = 0 if self.values.is_inference() else self.values._version
+        source, version, spread = self.__dict__.get("_spread", (None, None, None))
+        if source is not self.values or version != filled:
             assert self.mask is not None
             chosen = unpacked(self.mask, self.shape[2])
             if int(chosen.sum()) != self.values.numel():
@@ -84,8 +86,14 @@ class RoutedLinear(nn.Module):
                 )
             spread = torch.zeros(chosen.shape, dtype=self.values.dtype, device=self.values.device)
             spread[chosen] = self.values.detach()
-            held = self.__dict__["_spread"] = spread.view(self.shape)
-        return held
+            spread = spread.view(self.shape)
+            self.__dict__["_spread"] = self.values, filled, spread
+        return cast(Tensor, spread)
+
+    def _apply(self, *change: Any, **how: Any) -> Any:
+        """Forget what was spread out of entries that are cast or moved now."""
+        self.__dict__.pop("_spread", None)
+        return super()._apply(*change, **how)  # type: ignore[no-untyped-call]
 
     def _bias(self, weights: Tensor) -> Tensor | None:
         return None if self.bias is None or self.shift is None else self.bias + weights @ self.shift

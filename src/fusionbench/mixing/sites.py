@@ -10,6 +10,7 @@ from fusionbench.errors import MissingPart
 from fusionbench.families.base import HasParts
 from fusionbench.merge import Pool
 from fusionbench.mixing.build import family_of
+from fusionbench.weights.checks import fit
 from fusionbench.weights.headers import Source
 from fusionbench.weights.plan import seed_of
 from fusionbench.weights.tensors import as_tensor, finite
@@ -173,13 +174,14 @@ def _mlps(family: HasParts, module: nn.Module) -> dict[str, dict[str, bool]]:
 
 def _sites(pool: Pool, chosen: Mapping[str, Mapping[str, bool]], method: str, seed: int) -> list[ModuleSite]:
     family = family_of(pool)
-    canonical = {own: name for name, own in family.names(pool.reference.specs).items()}
+    again = fit(pool.reference, pool.experts, tower=pool.tower).aliases
+    canonical = {own: name for name, own in family.names(pool.reference.specs).items() if name not in again}
     held = dict.fromkeys(chosen, tuple[tuple[str, str], ...]())
     for own, name in canonical.items():
         site = _site_of(own, held)
         if site is not None:
             held[site] += ((own.removeprefix(f"{site}."), name),)
-    # A head that is tied to the embedding has no weight of its own in the files.
+    # A head that is tied to the embedding has no weight of its own in the files, or the embedding's once more.
     whole = {
         name: linears
         for name, linears in chosen.items()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fusionbench.config import Config
+from fusionbench.errors import CheckpointError
 from fusionbench.mixing.linear import frozen, weight_of
 
 Size = Annotated[int, Field(ge=1, le=2**20)]
@@ -90,7 +91,13 @@ class SmileLinear(nn.Module):
 
 
 def build_smile(module: nn.Module, settings: SmileSettings) -> SmileLinear:
-    """Return the map that takes the place of a linear module, on the meta device."""
+    """Return the map that takes the place of a linear module, on the meta device.
+
+    Raises:
+        CheckpointError: where the module is no linear map, or more experts are to be chosen than there are.
+    """
+    if settings.top > settings.experts:
+        raise CheckpointError(f"The blueprint chooses {settings.top} of {settings.experts} experts a token.")
     shape = weight_of(module).shape
     outputs, inputs = shape if settings.inputs_last else reversed(shape)
     with torch.device("meta"):

@@ -8,7 +8,7 @@ from torch import Tensor
 from fusionbench.weights.companions import copy_companions
 from fusionbench.weights.finite import bad_result
 from fusionbench.weights.headers import WORDS, Source, TensorSpec
-from fusionbench.weights.tensors import TORCH
+from fusionbench.weights.tensors import TORCH, TensorSource
 from fusionbench.weights.writer import CheckpointWriter
 
 
@@ -26,9 +26,13 @@ def save_weights(
     Raises:
         OutputError: where the folder exists, or cannot be written.
     """
-    with CheckpointWriter(
-        folder, list(specs.values()), metadata={}, finish=lambda made: copy_companions(like, made)
-    ) as writer:
+    # What was made in memory may be of another form than the model beside whose files it stands.
+    changes = like.config if isinstance(like, TensorSource) else {}
+
+    def finish(made: Path) -> None:
+        copy_companions(like, made, changes=changes)
+
+    with CheckpointWriter(folder, list(specs.values()), metadata={}, finish=finish) as writer:
         for name in specs:
             writer.write(name, content(name))
 

@@ -1,4 +1,4 @@
-"""Runs on any file system that fsspec knows: made in a folder of this machine, then published under an address.
+"""A folder on any file system that fsspec knows, and the folder of this machine that stands for it.
 
 An object store has no renames, locks or appends, so nothing is worked on there. What is finished is copied, the report
 last: where a report is, the run is whole. Nothing here imports torch.
@@ -6,8 +6,8 @@ last: where a report is, the run is whole. Nothing here imports torch.
 
 import hashlib
 import logging
-import re
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from fusionbench.cache import cache_folder
-from fusionbench.errors import ConfigError, FusionBenchError, Interrupted, MissingData, MissingExtra, OutputError
+from fusionbench.errors import ConfigError, FusionBenchError, MissingExtra, OutputError
 from fusionbench.records.results import REPORT, Report
 from fusionbench.records.run_info import RUN
 from fusionbench.records.runs import MARK, RECIPE, TASKS
 
 PROBE = ".fusionbench-may-write"
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.*", re.DOTALL)
 logger = logging.getLogger(__name__)
 
 
@@ -75,20 +74,44 @@ class Remote:
             system.pipe_file(f"{top}/{PROBE}", b"")
             system.rm_file(f"{top}/{PROBE}")
 
-    def fetch(self) -> None:
-        """Put the records of all finished runs at and below the address into the folder.
+    def names(self) -> list[str]:
+        """Return the names of all files at and below the address, relative to it.
 
         Raises:
             OutputError: where the address cannot be read.
         """
         system, top = self._system()
         with self._reaching("read"):
-            files = [str(file).removeprefix(top).lstrip("/") for file in system.find(top)]
-            runs = {file.removesuffix(REPORT) for file in files if f"/{file}".endswith(f"/{REPORT}")}
+            return [str(file).removeprefix(top).lstrip("/") for file in system.find(top)]
+
+    def fetch(self, *parts: str) -> None:
+        """Put the records of all finished runs at and below the address into the folder, and these folders of theirs.
+
+        Raises:
+            OutputError: where the address cannot be read.
+        """
+        system, top = self._system()
+        files = self.names()
+        runs = {file.removesuffix(REPORT) for file in files if f"/{file}".endswith(f"/{REPORT}")}
+        with self._reaching("read"):
             for file in files:
-                if any(file.startswith(run) and _is_record(file.removeprefix(run)) for run in runs):
+                if any(file.startswith(run) and _is_record(file.removeprefix(run), parts) for run in runs):
                     (self.folder / file).parent.mkdir(parents=True, exist_ok=True)
                     system.get_file(f"{top}/{file}", str(self.folder / file))
+
+    @contextmanager
+    def copied(self, name: str) -> Iterator[Path]:
+        """Yield a copy of one file at the address, under its own last name; it goes after the body.
+
+        Raises:
+            OutputError: where it cannot be read.
+        """
+        system, top = self._system()
+        with tempfile.TemporaryDirectory(dir=cache_folder("remote", "copies")) as folder:
+            copy = Path(folder) / name.rpartition("/")[2]
+            with self._reaching("read"):
+                system.get_file(f"{top}/{name}", str(copy))
+            yield copy
 
     def fetch_run(self, identity: str, *, force: bool) -> bool:
         """Put the records of the run at the address into the folder, where it is finished; return whether it was.
@@ -101,8 +124,8 @@ class Remote:
             OutputError: where another run is there, files that are not ours, or the address cannot be read.
         """
         system, top = self._system()
+        held = set(self.names()) - {"", PROBE}
         with self._reaching("read"):
-            held = {str(file).removeprefix(top).lstrip("/") for file in system.find(top)} - {"", PROBE}
             recipe = system.cat_file(f"{top}/{RECIPE}") if RECIPE in held else b""
         first = recipe.decode("utf-8", "replace").partition("\n")[0]
         if held and not first.startswith(MARK):
@@ -178,50 +201,6 @@ class Remote:
             raise OutputError(f"{self} cannot be {done}: {type(error).__name__}: {error}.") from error
 
 
-@contextmanager
-def published(place: Path | Remote, identity: str, *, force: bool) -> Iterator[None]:
-    """Fetch the records of a finished run before the body, or publish what the body made; a folder stays as it is.
-
-    Raises:
-        OutputError: where the remote folder holds something else, or cannot be read or written.
-        Interrupted: on Ctrl-C while it is published; the same command goes on.
-    """
-    if not isinstance(place, Remote) or place.fetch_run(identity, force=force):
-        yield
-        return
-    yield
-    try:
-        place.publish()
-    except KeyboardInterrupt:
-        raise Interrupted(f"Stopped. The run is finished, {place} is not; the same command goes on.") from None
-
-
-@contextmanager
-def published_model(place: Path | Remote, *, last: str) -> Iterator[Path]:
-    """Yield the folder in which a model is to be made; that of a remote place is published after the body, and goes.
-
-    What a killed body leaves is there for the next one to go on with.
-
-    Args:
-        place: where the model is to be.
-        last: name of the file of it that is copied last.
-
-    Raises:
-        OutputError: where there is a model at the address, or it cannot be read or written.
-    """
-    if not isinstance(place, Remote):
-        yield place
-        return
-    if place.has(last):
-        raise OutputError(f"{place} exists; nothing is written over. Choose another --out, or remove it.")
-    making = Remote(place.address, place.folder / "model")
-    # Whole, and of who knows which recipe: it was not published any more.
-    shutil.rmtree(making.folder, ignore_errors=True)
-    yield making.folder
-    making.publish(last)
-    shutil.rmtree(making.folder)
-
-
 def _system_of(address: str) -> tuple[Any, str]:
     """Return the file system of an address, and the folder as it calls it; what it remembers is forgotten."""
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
@@ -237,61 +216,5 @@ def _system_of(address: str) -> tuple[Any, str]:
     return system, str(top).rstrip("/")
 
 
-def _is_record(file: str) -> bool:
-    return file in (RECIPE, RUN, REPORT) or file.startswith(f"{TASKS}/")
-
-
-def is_address(text: str) -> bool:
-    """Whether a text is an address such as `s3://bucket/runs` rather than a folder."""
-    return _ADDRESS.fullmatch(text) is not None
-
-
-def output_place(text: str) -> Path | Remote:
-    """Return where runs go: a folder, or the remote folder of an address that can be written.
-
-    Raises:
-        ConfigError: where the address holds a password, or fsspec does not know its kind.
-        MissingExtra: where the package of its kind is not installed.
-        OutputError: where nothing can be written there.
-    """
-    if not is_address(text):
-        return Path(text)
-    remote = Remote.at(text)
-    remote.check_writable()
-    return remote
-
-
-def local_of(place: Path | Remote) -> Path:
-    """Return the folder of this machine in which the runs of a place are made."""
-    return place.folder if isinstance(place, Remote) else place
-
-
-def publish_files(place: Path | Remote, files: Sequence[Path]) -> list[str]:
-    """Return the names of files of a place as a person finds them; those of a remote one are copied there.
-
-    Raises:
-        OutputError: where the address cannot be written.
-    """
-    if not isinstance(place, Remote):
-        return [str(file) for file in files]
-    place.publish_files(files)
-    return [f"{place}/{file.relative_to(place.folder).as_posix()}" for file in files]
-
-
-def input_place(text: str) -> Path | Remote:
-    """Return where runs are: a folder, or the remote folder of an address, whose records are fetched anew.
-
-    Raises:
-        ConfigError: where the address holds a password, or fsspec does not know its kind.
-        MissingExtra: where the package of its kind is not installed.
-        MissingData: where there is no finished run.
-        OutputError: where it cannot be read.
-    """
-    if not is_address(text):
-        return Path(text)
-    remote = Remote.at(text, "read")
-    shutil.rmtree(remote.folder)
-    remote.fetch()
-    if not remote.folder.is_dir():
-        raise MissingData(f"No finished run is at {remote}. A run is finished when it has {REPORT}.")
-    return remote
+def _is_record(file: str, parts: Sequence[str] = ()) -> bool:
+    return file in (RECIPE, RUN, REPORT) or file.partition("/")[0] in (TASKS, *parts)

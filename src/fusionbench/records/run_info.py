@@ -60,8 +60,8 @@ class Environment(Record):
 class RunInfo(Record):
     """The content of `run.json`, schema 1.
 
-    `phases` holds seconds by phase (load, fuse, write, evaluate …); `peak_memory` is in bytes; `passes` counts how
-    often the sources were read.
+    `phases` holds seconds by phase (build, where a suite was built for it; load, fuse, write, evaluate …);
+    `peak_memory` is in bytes; `passes` counts how often the sources were read.
     """
 
     schema_version: Literal[1] = Field(default=1, alias="schema")
@@ -96,6 +96,11 @@ class RunInfo(Record):
             passes=passes,
             environment=Environment.capture(device=device, threads=threads),
         )
+
+    @property
+    def own_seconds(self) -> float:
+        """Seconds of the run itself, without those in which its suite was built."""
+        return max(0.0, self.seconds - self.phases.get("build", 0.0))
 
     def dump_json(self) -> str:
         """Return the file's text."""

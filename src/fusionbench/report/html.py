@@ -100,7 +100,7 @@ def _row(row: Row, columns: Sequence[Column], bounds: Sequence[tuple[float, floa
     cells = (_cell(cell, column, limits) for cell, column, limits in zip(row.cells, columns, bounds, strict=True))
     model, info = row.entry.variant.model, row.entry.run.info
     size = f'<td data-value="{model.parameters}">{parameters(model.parameters)}</td>' if model else "<td>–</td>"
-    time = f'<td data-value="{info.seconds!r}">{duration(info.seconds)}</td>' if info else "<td>–</td>"
+    time = f'<td data-value="{info.own_seconds!r}">{duration(info.own_seconds)}</td>' if info else "<td>–</td>"
     return f'<tr><th scope="row"><a href="#{anchor}">{escape(row.label)}</a></th>{"".join(cells)}{size}{time}</tr>'
 
 

@@ -1,7 +1,6 @@
 """Is a run what its report says? It is made once more beside its folder, and every result is compared."""
 
 import shutil
-import tempfile
 from pathlib import Path
 
 from fusionbench.config import Recipe
@@ -13,6 +12,7 @@ from fusionbench.run.folder import MODEL, RECIPE, REPORT, TASKS, identity_in
 from fusionbench.run.setting import resolve
 from fusionbench.run.whole import ARTEFACTS
 from fusionbench.weights.lock import LOCK, sha256
+from fusionbench.weights.partial import room_beside
 
 RESULTS = (MODEL, TASKS, ARTEFACTS)
 """Folders of a run whose files are the same each time; checkpoints and `run.json` say when and where it was made.
@@ -33,6 +33,7 @@ def remake_run(folder: Path, progress: Progress = silent) -> tuple[str, ...]:
 
     Raises:
         CheckpointError: where the folder holds no finished run, or its inputs or a version have changed since.
+        OutputError: where nothing can be written beside the folder.
         FusionBenchError: see `fusionbench.run.run`.
     """
     recorded = identity_in(folder)
@@ -40,8 +41,7 @@ def remake_run(folder: Path, progress: Progress = silent) -> tuple[str, ...]:
         raise CheckpointError(f"{folder} holds no finished run: it needs {RECIPE} and {REPORT} as fusionbench writes.")
     recipe, report = Recipe.load(folder / RECIPE), Report.load(folder)
     _check_inputs(folder, recipe, report, recorded, progress)
-    beside = folder.resolve()
-    place = Path(tempfile.mkdtemp(prefix=f"{beside.name}.remade-", dir=beside.parent))
+    place = room_beside(folder)
     try:
         made = run(recipe, out=place / "run", progress=progress)
         # A search writes into the report of its last run what chose the parameters.

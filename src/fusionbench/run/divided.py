@@ -35,6 +35,7 @@ class Asked(NamedTuple):
     suite: SuiteConfig
     tasks: TasksConfig
     runtime: RuntimeConfig
+    preference: Sequence[float] | None = None
 
 
 def make_rows(
@@ -85,8 +86,8 @@ def _file(folder: Path, task: str, part: Part) -> Path:
 
 def _job(asked: Asked, launcher: LauncherConfig, folder: Path, task: str, part: Part) -> Job:
     runtime = asked.runtime.model_copy(update={"launcher": None, "threads": launcher.cpus})
-    documents = asked._replace(runtime=runtime)[1:]
-    said = [asked.model, *(document.model_dump(mode="json") for document in documents)]
+    documents = (document.model_dump(mode="json") for document in (asked.suite, asked.tasks, runtime))
+    said = [asked.model, *documents, asked.preference]
     return new_job(KIND, folder, {"asked": said, "task": task, "part": list(part), "batch": BATCH})
 
 
@@ -109,8 +110,9 @@ def rows_job(job: Job) -> bool:
 # One model at a time: what is open for a part is kept for the next one.
 @lru_cache(maxsize=1)
 def _opened(text: str) -> tuple[Fused, Setting, dict[str, Task]]:
-    model, suite, tasks, runtime = json.loads(text)
+    model, suite, tasks, runtime, preference = json.loads(text)
     setting = setting_of_suite(SuiteConfig.read(suite), TasksConfig.read(tasks), silent)
-    fused = open_fused(model, setting.pool, device_named(RuntimeConfig.read(runtime).device)).fused
+    device = device_named(RuntimeConfig.read(runtime).device)
+    fused = open_fused(model, setting.pool, device, preference=preference).fused
     found: Any = open_tasks(setting.suite.suite, setting.tasks, base=setting.pool.reference) if setting.suite else {}
     return fused, setting, dict(found)

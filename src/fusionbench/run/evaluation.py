@@ -20,7 +20,7 @@ from fusionbench.run.divided import Asked, make_rows
 from fusionbench.run.folder import MODEL, REPORT, TASKS, State, begin, locked, state_of
 from fusionbench.run.opening import Opened, open_fused
 from fusionbench.run.rows import read_rows, write_rows
-from fusionbench.run.setting import INDIVIDUAL, Setting, setting_of_suite
+from fusionbench.run.setting import Setting, setting_of_suite
 from fusionbench.run.whole import Left, describe_left
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.tasks import Task, evaluate
@@ -185,6 +185,7 @@ def evaluate_model(
     *,
     runtime: RuntimeConfig | None = None,
     out: Path | None = None,
+    preference: Sequence[float] | None = None,
 ) -> Report:
     """Return the report of one model, a folder, a file or a hub id, on a suite's tasks.
 
@@ -198,6 +199,7 @@ def evaluate_model(
         progress: told what is being done.
         runtime: a launcher divides the examples of each task over its processes, which changes no number.
         out: folder that keeps the report and the rows; None keeps none, but with a launcher `runs/evaluated/<8 hex>`.
+        preference: of a model that a preference weighs, the one that it is scored for; None is equal weights.
 
     Raises:
         FusionBenchError: where the model or the suite is not there, or they do not fit.
@@ -206,26 +208,29 @@ def evaluate_model(
     processes = joined()
     with processes.united():
         setting = processes.main_first(lambda: setting_of_suite(suite, tasks, progress))
-        return _evaluated(model, setting, runtime or setting.recipe.runtime, out, processes, progress)
+        asked = Asked(model, suite, tasks, runtime or setting.recipe.runtime, preference)
+        return _evaluated(asked, setting, out, processes, progress)
 
 
-def _evaluated(
-    model: str, setting: Setting, how: RuntimeConfig, out: Path | None, processes: Processes, progress: Progress
-) -> Report:
+def _evaluated(asked: Asked, setting: Setting, out: Path | None, processes: Processes, progress: Progress) -> Report:
     """Return the report of `evaluate_model`; of several processes, all divide the examples and the main one writes."""
+    how = asked.runtime
     if how.launcher is not None and processes.count > 1:
         raise ConfigError(
             f"runtime.launcher={how.launcher.name} starts processes, and {processes.count} were started already. Leave "
             "one of the two out."
         )
-    opened = open_fused(model, setting.pool, device_named(how.device))
-    inputs = {name: digest for name, digest in setting.inputs().items() if name in ("base", INDIVIDUAL)}
-    inputs |= {"model": opened.fingerprint}
-    found = {"inputs": inputs, "identity": setting.identity(inputs), "method": made_by(opened)}
+    opened = open_fused(asked.model, setting.pool, device_named(how.device), preference=asked.preference)
+    inputs = setting.inputs_of_scoring() | {"model": opened.fingerprint}
+    method = made_by(opened)
+    if asked.preference is not None:
+        inputs["preference"] = ",".join(map(str, asked.preference))
+        method = method.model_copy(update={"params": {**method.params, "preference": list(asked.preference)}})
+    found = {"inputs": inputs, "identity": setting.identity(inputs), "method": method}
 
     def scored(folder: Path | None) -> Report:
         rows = score_all(setting, opened.fused, folder, progress, processes)
-        return report_of(setting, rows, Left(notes=[f"the model evaluated is {model}"])).model_copy(update=found)
+        return report_of(setting, rows, Left(notes=[f"the model evaluated is {asked.model}"])).model_copy(update=found)
 
     if out is None and how.launcher is None:
         return scored(None)
@@ -237,9 +242,6 @@ def _evaluated(
         if processes.is_main:
             begin(place, setting.recipe, identity)
         if how.launcher is not None:
-            recipe = setting.recipe
-            assert recipe.suite is not None
-            asked = Asked(model, recipe.suite, recipe.tasks, how)
             make_rows(asked, how.launcher, build_tasks(setting), place, progress)
         report = scored(place / TASKS)
         if processes.is_main:
@@ -248,7 +250,7 @@ def _evaluated(
 
 
 def made_by(model: Opened) -> MethodRef:
-    """Return the method that a model was made by: as its header or the report of its run says, else "model"."""
+    """Return the method that a model was made by: as the report of its run, its header or its own file says."""
     folder = model.folder
     try:
         if folder is not None and folder.name == MODEL and (folder.parent / REPORT).is_file():
@@ -258,7 +260,7 @@ def made_by(model: Opened) -> MethodRef:
         name, compat = params.pop("name"), params.pop("compat", None)
         return MethodRef(name=name, version=header["versions"][name], params=params, compat=compat)
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError):
-        return MethodRef(name="model")
+        return model.method or MethodRef(name="model")
 
 
 def facts_of(fused: Fused) -> ModelFacts | None:

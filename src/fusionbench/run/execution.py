@@ -57,6 +57,11 @@ class _Clock:
         finally:
             self.phases[name] = self.phases.get(name, 0.0) + perf_counter() - before
 
+    def part(self, name: str, seconds: float, *, of: str) -> None:
+        """Tell seconds of a phase apart, where there are any."""
+        if seconds:
+            self.phases = {name: seconds, **self.phases, of: max(0.0, self.phases[of] - seconds)}
+
 
 def run(
     recipe: Recipe,
@@ -98,6 +103,7 @@ def _run(
     with clock.phase("load"):
         setting = processes.main_first(lambda: resolve(recipe, progress))
         identity = setting.identity()
+    clock.part("build", setting.suite.building if setting.suite is not None else 0.0, of="load")
     if not setting.tasks and not recipe.output.model:
         raise ConfigError("There is nothing to do: the recipe has no tasks, and output.model=false.")
     place = _place(recipe, identity, out, parent)

@@ -85,15 +85,9 @@ def train_in_rounds(
     if (out / RECIPE).is_file():
         raise OutputError(f"{out} is the folder of a run, which --force would empty. Choose another folder.")
     tasks = _own_tasks(models, suite)
-    opened = {name: open_source(folder) for name, folder in models.items()}
-    mixtures = [name for name, source in opened.items() if read_blueprint(source.folder) is not None]
-    if mixtures:
-        raise ConfigError(f"{', '.join(mixtures)}: layers change places between plain models only.")
-    first = next(iter(opened.values()))
-    fit(first, opened, tower=tower_of(first))
     record: dict[str, Any] = {
         "schema": 1,
-        "models": {name: source.fingerprint() for name, source in opened.items()},
+        "models": {name: source.fingerprint() for name, source in _opened(models).items()},
         "tasks": {name: task.name for name, task in tasks.items()},
         "recipe": recipe.model_dump(mode="json"),
         "rounds": asdict(rounds),
@@ -103,32 +97,50 @@ def train_in_rounds(
         return finished(out, work, record)
     with written_to(work):
         claim(work, record)
-    starts, curve = dict(models), list[dict[str, Any]]()
+    curve = []
     for number in range(1, rounds.count + 1):
         place = work / f"round-{number}"
         seeded = recipe.model_copy(update={"seed": recipe.seed + number - 1})
         if not (place / RECORD).is_file():
+            starts = models if number == 1 else {name: work / f"round-{number - 1}" / MODEL / name for name in models}
             for name, folder in starts.items():
-                step = place / "trained" / name
-                finetune(
-                    folder, {name: tasks[name]}, step, seeded, checkpoint_every=checkpoint_every, progress=progress
-                )
+                own, trained = {name: tasks[name]}, place / "trained" / name
+                finetune(folder, own, trained, seeded, checkpoint_every=checkpoint_every, progress=progress)
             _aggregate(place, list(models), tasks, seeded.seed, recombined=number > rounds.averaged)
             for part in (MODEL, AVERAGE):
                 shutil.rmtree(work / f"round-{number - 1}" / part, ignore_errors=True)
         curve.append({"round": number, **json.loads((place / RECORD).read_text())})
-        starts = {name: place / MODEL / name for name in models}
-    last = work / f"round-{rounds.count}"
+    record["curve"] = curve
+    _write(out, work / f"round-{rounds.count}", record, tasks)
+    release(work)
+    return record
+
+
+def _opened(models: Mapping[str, Path]) -> dict[str, Source]:
+    """Return the models of a pool, between which layers can change places.
+
+    Raises:
+        ConfigError: where one has replaced modules.
+        IncompatibleModels: where they are not of one form.
+    """
+    opened = {name: open_source(folder) for name, folder in models.items()}
+    mixtures = [name for name, source in opened.items() if read_blueprint(source.folder) is not None]
+    if mixtures:
+        raise ConfigError(f"{', '.join(mixtures)}: layers change places between plain models only.")
+    first = next(iter(opened.values()))
+    fit(first, opened, tower=tower_of(first))
+    return opened
+
+
+def _write(out: Path, last: Path, record: dict[str, Any], tasks: Mapping[str, Task]) -> None:
+    """Write what the last round left, and into the record and beside it the scores of its average."""
     splits: tuple[Split, ...] = ("validation", "test")
     scores = {split: _scores(last / AVERAGE, tasks, split) for split in splits}
-    named = {task.name: {split: scores[split][task.name] for split in splits} for task in tasks.values()}
-    record |= {"curve": curve, "scores": named}
+    record["scores"] = {task.name: {split: scores[split][task.name] for split in splits} for task in tasks.values()}
     with whole_folder(out) as made:
         for part in (MODEL, AVERAGE):
             shutil.copytree(last / part, made / part)
         (made / RECORD).write_text(json.dumps(record, indent=1) + "\n")
-    release(work)
-    return record
 
 
 def _own_tasks(models: Mapping[str, Path], suite: Suite) -> dict[str, Task]:

@@ -18,7 +18,7 @@ from fusionbench.suites.model import Suite
 from fusionbench.suites.registration import Progress
 from fusionbench.suites.tuning import finetune_suite
 from fusionbench.weights.companions import CONFIG
-from fusionbench.weights.sources import open_source
+from fusionbench.weights.sources import TOGETHER, open_source
 
 
 def train_further(
@@ -98,7 +98,8 @@ def fused_folders(init: str) -> str | dict[str, Path]:
     """Return the reference of a fused model, or the folder of each model of a pool by its name.
 
     Raises:
-        ConfigError: where a folder holds a model for each task, of which one has to be named.
+        ConfigError: where a folder holds a model for each task, of which one has to be named, or parts of models that
+            answer together.
     """
     folder = Path(init).expanduser()
     if (folder / MODEL).is_dir():
@@ -108,6 +109,11 @@ def fused_folders(init: str) -> str | dict[str, Path]:
     if (folder / "tasks").is_dir():
         first = min((folder / "tasks").iterdir())
         raise ConfigError(f"{init} holds a model for each task. Name the one that is to be trained: init={first}.")
+    if said := next((name for name in TOGETHER if (folder / name).is_file()), None):
+        raise ConfigError(
+            f"init: the {said} of {init} says that several parts answer together, which cannot be trained as one. "
+            "Train one of its models on its own, or what it was fused of, and fuse again."
+        )
     pool = {path.name: path for path in sorted(folder.iterdir()) if (path / CONFIG).is_file()}
     return pool or str(folder)
 

@@ -1,16 +1,22 @@
 """Open any fused model that was saved: a checkpoint, an adapter, a mixture, or several models that answer together."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from fusionbench.merge import Pool
+from fusionbench.methods._preference import at_preference
 from fusionbench.methods._saved import OPENERS, open_saved
 from fusionbench.mixing import Fused
 from fusionbench.mixing.assemble import opened
+from fusionbench.mixing.blueprint import Blueprint
 from fusionbench.mixing.fused import Device
+from fusionbench.mixing.mixed import MixedModel
+from fusionbench.records import MethodRef
+from fusionbench.registry import methods
 from fusionbench.weights.adapters import is_adapter, open_adapter
+from fusionbench.weights.hub import resolve
 from fusionbench.weights.safetensors import SafetensorsFile
 from fusionbench.weights.sources import open_source
 
@@ -23,15 +29,19 @@ class Opened(NamedTuple):
         fingerprint: a digest of its files.
         folder: that it lies in, where it lies in one.
         metadata: text in its header.
+        method: that it says it was made by, where one says so beside its tensors.
     """
 
     fused: Fused
     fingerprint: str
     folder: Path | None
     metadata: Mapping[str, str]
+    method: MethodRef | None
 
 
-def open_fused(model: str | Path, pool: Pool, device: Device = "cpu") -> Opened:
+def open_fused(
+    model: str | Path, pool: Pool, device: Device = "cpu", *, preference: Sequence[float] | None = None
+) -> Opened:
     """Return a model, a folder, a file or a hub id, as what answers tasks: the same bits as before it was saved.
 
     Args:
@@ -39,27 +49,33 @@ def open_fused(model: str | Path, pool: Pool, device: Device = "cpu") -> Opened:
             folder of one.
         pool: of the tasks; its base is what adapters and masks are put on.
         device: where it runs.
+        preference: of a model that a preference weighs, the one that it is merged for; one weight an expert.
 
     Raises:
         FusionBenchError: where there is no model, it is damaged, or does not fit the pool.
     """
-    folder = _folder_at(model)
-    together = None if folder is None else open_saved(folder, pool, device)
-    if folder is not None and together is not None:
-        return Opened(together, _fingerprint(folder), folder, {})
-    source = open_adapter(model, pool.base, "dense") if is_adapter(model) else open_source(model)
-    fused = opened(source, pool, device)
-    return Opened(fused, source.fingerprint(), source.folder, getattr(source, "metadata", {}))
+    place = resolve(model)
+    together = open_saved(place, pool, device) if place.is_dir() else None
+    if together is not None:
+        found = Opened(together, _fingerprint(place), place, {}, _named(together.method))
+    else:
+        source = open_adapter(model, pool.base, "dense") if is_adapter(model) else open_source(model)
+        fused = opened(source, pool, device)
+        about = _described(fused.blueprint) if isinstance(fused, MixedModel) else None
+        found = Opened(fused, source.fingerprint(), source.folder, getattr(source, "metadata", {}), about)
+    if preference is None:
+        return found
+    return found._replace(fused=at_preference(found.fused, preference, pool, device))
 
 
-def _folder_at(model: str | Path) -> Path | None:
-    """Return the local folder of this name; None where there is none, as of a hub id."""
-    try:
-        folder = Path(model).expanduser()
-        return folder if folder.is_dir() else None
-    except (OSError, RuntimeError, ValueError):
-        # A home that is not there, or a text that no file system takes for a name.
+def _named(method: str | None) -> MethodRef | None:
+    if method is None:
         return None
+    return MethodRef(name=method, version=methods[method].version if method in methods else 1)
+
+
+def _described(blueprint: Blueprint) -> MethodRef:
+    return MethodRef(name=blueprint.method, version=blueprint.version, params=blueprint.params)
 
 
 def _fingerprint(folder: Path) -> str:

@@ -8,20 +8,24 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from fusionbench.config import Recipe, SuiteConfig, TasksConfig, identity
+from fusionbench.config.corruptions import VERSION as CORRUPTIONS_VERSION
 from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.merge import Pool, Progress, open_pool, with_statistics
 from fusionbench.registry import families, family_serving, methods, suggestion
 from fusionbench.suites.load import load_suite
-from fusionbench.suites.model import ModelPool, ResolvedSuite, TaskPool
-from fusionbench.suites.opening import open_models
+from fusionbench.suites.model import ModelPool, ResolvedSuite, Suite, TaskPool
+from fusionbench.suites.opening import open_models, open_suite
 from fusionbench.suites.paper import check_origins
-from fusionbench.weights.adapters import AdaptedSource
+from fusionbench.weights.adapters import AdaptedSource, is_adapter, open_adapter_tensors
 from fusionbench.weights.companions import RECORD
 from fusionbench.weights.headers import Source
 from fusionbench.weights.roles import is_statistic
+from fusionbench.weights.sources import open_source
 
 INDIVIDUAL = "individual"
 """What the experts' own scores are called among a report's inputs."""
+HEAD = "head "
+"""What the name of a head among a report's inputs begins with; its task follows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class Setting:
         recorded: by task, what the record of its own expert says of the whole test split, by metric.
         adapters: with space=adapter, what is merged: the experts' adapters by themselves; `pool` then holds the models
             that they make of the base.
+        heads: by task, where its head is read from, as far as it is a trained one.
     """
 
     recipe: Recipe
@@ -48,6 +53,7 @@ class Setting:
     notes: tuple[str, ...] = ()
     recorded: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     adapters: Pool | None = None
+    heads: Mapping[str, str] = field(default_factory=dict)
 
     def inputs(self) -> dict[str, str]:
         """Return a digest of all that goes into the numbers of the report, by name."""
@@ -55,7 +61,16 @@ class Setting:
         if self.recorded:
             text = json.dumps(self.recorded, sort_keys=True).encode()
             found[INDIVIDUAL] = f"sha256:{hashlib.sha256(text).hexdigest()}"
+        if self.suite is not None:
+            models = self.suite.suite.pool
+            here = {models.base, *(ref for expert in models.experts.values() for ref in (expert.model, expert.adapter))}
+            found |= _digests({task: head for task, head in self.heads.items() if head not in here})
         return found
+
+    def inputs_of_scoring(self) -> dict[str, str]:
+        """Return a digest of all but the scored model that goes into its scores, by name."""
+        kept = {name: digest for name, digest in self.inputs().items() if name in ("base", INDIVIDUAL)}
+        return kept | _digests(self.heads)
 
     def family(self) -> str:
         """Return the name of the family that runs the models.
@@ -79,12 +94,21 @@ class Setting:
             name = self.family()
             versions[f"family {name}"] = families[name].version
             versions |= {f"task {task}": int(spec.get("version", 1)) for task, spec in self.tasks.items()}
+            if self.recipe.tasks.corruption is not None:
+                versions["corruptions"] = CORRUPTIONS_VERSION
         return identity(
             self.recipe,
             inputs=self.inputs() if inputs is None else inputs,
             versions=versions,
             build=self.suite.build if self.suite is not None else None,
         )
+
+
+def _digests(heads: Mapping[str, str]) -> dict[str, str]:
+    return {
+        f"{HEAD}{task}": (open_adapter_tensors(head) if is_adapter(head) else open_source(head)).fingerprint()
+        for task, head in heads.items()
+    }
 
 
 def recorded_scores(pool: Pool, tasks: TasksConfig, wanted: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -136,7 +160,7 @@ def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
     check_origins(suite.suite)
     known = suite.suite.tasks.tasks
     suite = replace(suite, suite=suite.suite.with_models(_models(recipe, suite.suite.pool)))
-    pool = _pool(recipe, suite.suite.pool, known)
+    pool = _pool(recipe, suite.suite)
     own = dict.fromkeys(task for task in pool.tasks.values() if task is not None)
     seen = _chosen(recipe.tasks.seen, tuple(own), known, "tasks.seen")
     unseen = _chosen(recipe.tasks.unseen, suite.suite.unseen, known, "tasks.unseen")
@@ -144,7 +168,21 @@ def resolve(recipe: Recipe, progress: Progress | None = None) -> Setting:
     check_batch_norm(pool, recipe.method.name, recipe.batch_norm)
     recorded = recorded_scores(pool, recipe.tasks, seen)
     adapters = _adapters(recipe, suite.suite.pool)
-    return Setting(recipe, pool, suite, tasks, frozenset(seen), suite.notes, recorded, adapters)
+    heads = _heads(suite.suite.pool, tasks, pool)
+    return Setting(recipe, pool, suite, tasks, frozenset(seen), suite.notes, recorded, adapters, heads)
+
+
+def _heads(models: ModelPool, tasks: Mapping[str, Mapping[str, Any]], pool: Pool) -> dict[str, str]:
+    """Return where the trained heads of tasks are: what a task or its expert names, else its expert."""
+    entry = family_serving(pool.reference.config, pool.family)
+    trained = entry is not None and bool((entry.data or {}).get("head"))
+    found = {}
+    for name, task in pool.tasks.items():
+        if task is not None and task in tasks and task not in found:
+            expert = models.experts[name]
+            found[task] = expert.head or ((expert.adapter or expert.model) if trained else None)
+    found |= {task: spec["head"] for task, spec in tasks.items() if spec.get("head")}
+    return {task: head for task, head in found.items() if head is not None}
 
 
 def _corrupted(recipe: Recipe, suite: ResolvedSuite) -> ResolvedSuite:
@@ -174,11 +212,10 @@ def _models(recipe: Recipe, models: ModelPool) -> ModelPool:
     return ModelPool.read(given, "The recipe's models")
 
 
-def _pool(recipe: Recipe, models: ModelPool, known: Mapping[str, Any]) -> Pool:
-    tasks = {name: models.task_of(name, known) for name in models.experts}
+def _pool(recipe: Recipe, suite: Suite) -> Pool:
     # A default is no choice: (IA)³ asks for one.
     space: Literal["dense"] | None = "dense" if "space" in recipe.model_fields_set else None
-    return with_statistics(replace(open_models(models, space), tasks=tasks), recipe.method)
+    return with_statistics(open_suite(suite, space), recipe.method)
 
 
 def _adapters(recipe: Recipe, models: ModelPool) -> Pool | None:

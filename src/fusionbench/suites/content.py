@@ -30,6 +30,14 @@ def digest_of_tasks(suite: Suite) -> str:
     return f"tasks:{hasher.hexdigest()}"
 
 
+def digest_of_files(place: Path) -> str:
+    """Return a SHA-256 over a file, or the files of a folder: names, sizes and 64 blocks of 64 KiB of each."""
+    hasher = hashlib.sha256()
+    for file in _files(place):
+        _add(hasher, file)
+    return hasher.hexdigest()
+
+
 def _files(place: Path) -> Iterator[Path]:
     """Yield the files of a data set that lies here, in order of their names."""
     if place.is_file():

@@ -1,7 +1,7 @@
 """Suites, pools of models and pools of tasks, as data: references only, no weights and no examples. No torch here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -156,6 +156,7 @@ class ResolvedSuite:
         seed: of the build, else None.
         build: build id, else None.
         notes: what a report should say of it, such as that some data are generated.
+        building: seconds that building it took just now; 0 where it was there.
     """
 
     suite: Suite
@@ -163,6 +164,7 @@ class ResolvedSuite:
     seed: int | None = None
     build: str | None = None
     notes: tuple[str, ...] = ()
+    building: float = field(default=0.0, compare=False)
 
 
 def _unknown(name: str, known: Mapping[str, Any]) -> str:

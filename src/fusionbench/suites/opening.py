@@ -9,7 +9,7 @@ from fusionbench.errors import ConfigError
 from fusionbench.merge import Pool, tower_of
 from fusionbench.registry import families
 from fusionbench.suites.load import load_suite
-from fusionbench.suites.model import ModelPool
+from fusionbench.suites.model import ModelPool, Suite
 from fusionbench.suites.paper import check_origins
 from fusionbench.weights.adapters import AdaptedSource, Space, is_adapter, open_adapter, open_experts
 from fusionbench.weights.headers import Source
@@ -34,11 +34,9 @@ def open_models(pool: Any, space: Space | None = None) -> Pool:
     if isinstance(pool, Mapping):
         return _open_mapping(pool)
     if is_suite(pool):
-        resolved = load_suite(pool)
-        check_origins(resolved.suite)
-        known = resolved.suite.tasks.tasks
-        tasks = {name: resolved.suite.pool.task_of(name, known) for name in resolved.suite.pool.experts}
-        return replace(open_models(resolved.suite.pool, space), tasks=tasks)
+        suite = load_suite(pool).suite
+        check_origins(suite)
+        return open_suite(suite, space)
     base, experts = open_experts(pool.base, pool.experts, space)
     if base is not None and pool.family != "auto":
         _say_kind(base, pool.family)
@@ -50,6 +48,12 @@ def open_models(pool: Any, space: Space | None = None) -> Pool:
     opened = Pool(base, experts, mtl=mtl, tasks=tasks, vocabulary=shared)
     tower = "" if space == "adapter" else tower_of(opened.reference, pool.family)
     return replace(opened, tower=tower, family=pool.family)
+
+
+def open_suite(suite: Suite, space: Space | None = None) -> Pool:
+    """Open a suite's models, each with the task that the suite gives it; see `open_models`."""
+    tasks = {name: suite.pool.task_of(name, suite.tasks.tasks) for name in suite.pool.experts}
+    return replace(open_models(suite.pool, space), tasks=tasks)
 
 
 def _say_kind(base: Source, family: str) -> None:

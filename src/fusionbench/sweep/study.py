@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from fusionbench.errors import ConfigError, MissingExtra, OutputError
 from fusionbench.registry import suggestion
 from fusionbench.sweep.space import Dimension
@@ -103,15 +105,35 @@ def sampler_of(optuna: Any, name: str, seed: int, *, at_once: int = 1) -> Any:
     return makers[name]()
 
 
-def draw(trial: "optuna.Trial", space: Sequence[Dimension]) -> list[str]:
-    """Return the overrides that a new trial draws; the study keeps them."""
+def seed_of(seed: int, number: int) -> int:
+    """Return the seed of one trial's draws: searches of neighbouring seeds share none."""
+    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+
+
+def draw(optuna: Any, study: "optuna.Study", sampler: Any, space: Sequence[Dimension]) -> list[str]:
+    """Return what one more trial draws; a process that is killed here leaves the trial whole in the study, or none."""
+    aside = optuna.create_study(directions=study.directions, sampler=sampler)
+    aside.add_trials(study.get_trials(deepcopy=False))
+    trial = aside.ask()
 
     def number(name: str, low: float, high: float, whole: bool, log: bool) -> float:
-        return trial.suggest_int(name, int(low), int(high)) if whole else trial.suggest_float(name, low, high, log=log)
+        return trial.suggest_int(name, int(low), int(high)) if whole else trial.suggest_float(name, low, high, log=log)  # type: ignore[no-any-return]
 
     drawn = [dimension.draw(number, trial.suggest_categorical) for dimension in space]
     trial.set_user_attr(DRAWN, drawn)
+    study.add_trial(aside.get_trials(deepcopy=False)[-1])
     return drawn
+
+
+def drawn_and_left(optuna: Any, study: "optuna.Study") -> dict[int, list[str]]:
+    """Return what a killed call had drawn and not scored, by number; what holds no draws counts as failed."""
+    left = {}
+    for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+        if DRAWN in trial.user_attrs:
+            left[trial.number] = trial.user_attrs[DRAWN]
+        else:
+            study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
+    return left
 
 
 def best_of(study: "optuna.Study") -> tuple[int, ...]:

@@ -12,11 +12,12 @@ from torch.nn.functional import cross_entropy
 
 from fusionbench.config import Config
 from fusionbench.config.fields import Count, Text
-from fusionbench.errors import ConfigError, NotFinite
+from fusionbench.errors import ConfigError
 from fusionbench.families import Backbone, Batch, Family, TextCodec
 from fusionbench.tasks.answers import MEDIAN_ACCURACY
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.metrics import metric_named
+from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, text_codec_of
@@ -178,9 +179,7 @@ class ChoiceTask:
 
     def objective(self, predict: Predictor, batch: Batch) -> Tensor:
         """Return the mean entropy in nats of the choices, their probabilities scaled to sum to 1."""
-        log = predict(batch).log_softmax(dim=-1)
-        entropy: Tensor = -(log.exp() * log).sum(dim=-1).mean()
-        return entropy
+        return entropies(predict(batch)).mean()
 
     def rows(self, predict: Predictor, batch: Batch) -> Rows:
         """Return "correct", `(examples, wordings)` bool.
@@ -188,9 +187,7 @@ class ChoiceTask:
         Raises:
             NotFinite: where a score is NaN or Inf, so that the model's answer means nothing.
         """
-        scores = predict(batch).cpu()
-        if not bool(torch.isfinite(scores).all()):
-            raise NotFinite(f"The model's scores for the task {self.name} hold NaN or Inf; its weights are broken.")
+        scores = finite(predict(batch), self.name, "scores").cpu()
         correct: np.ndarray[Any, Any] = (scores.argmax(dim=-1) == batch[LABELS].cpu()[:, None]).numpy()
         return {"correct": correct}
 

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from fusionbench.errors import ConfigError, MissingHead, NotFinite
+from fusionbench.errors import ConfigError, MissingHead
 from fusionbench.families import Backbone, Batch, Family, HasHead
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.data import Corruption, Labels, check_labels
 from fusionbench.tasks.metrics import ACCURACY
 from fusionbench.tasks.order import Indices
+from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.reading import reading, split_of
 
 
@@ -167,9 +168,7 @@ class ClassificationTask:
 
     def objective(self, predict: Predictor, batch: Batch) -> Tensor:
         """Return the mean entropy in nats, −Σ p·log p (arXiv:2310.02575, eq. 5), which needs no labels."""
-        log = predict(batch).float().log_softmax(dim=-1)
-        entropy: Tensor = -(log.exp() * log).sum(dim=-1).mean()
-        return entropy
+        return entropies(predict(batch).float()).mean()
 
     def rows(self, predict: Predictor, batch: Batch) -> Rows:
         """Return "label" and "predicted", `(examples,)` int64, and "correct", `(examples,)` bool.
@@ -177,9 +176,7 @@ class ClassificationTask:
         Raises:
             NotFinite: where a logit is NaN or Inf, so that the model's answer means nothing.
         """
-        logits = predict(batch).cpu()
-        if not bool(torch.isfinite(logits).all()):
-            raise NotFinite(f"The model's logits for the task {self.name} hold NaN or Inf; its weights are broken.")
+        logits = finite(predict(batch), self.name).cpu()
         predicted: NDArray[np.int64] = logits.argmax(dim=-1).numpy()
         labels = batch["labels"].cpu().numpy()
         return {"label": labels, "predicted": predicted, "correct": predicted == labels}

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from fusionbench.errors import MissingHead, NotAdaptable, NotFinite
+from fusionbench.errors import MissingHead, NotAdaptable
 from fusionbench.families import Backbone, Batch, Family, HasHead, ImageProcessor
 from fusionbench.families.scene import normalised
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.dense_data import DenseSplit, checked_targets
 from fusionbench.tasks.dense_kinds import KINDS
 from fusionbench.tasks.order import Indices
+from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.reading import reading, split_of
 
 MOST_PIXELS = 1 << 21
@@ -140,9 +141,7 @@ class DenseTask:
                 f"The task {self.name} has no objective without labels: {reason}. Leave its expert out, or choose a "
                 "method that does not adapt."
             )
-        log = predict(batch).log_softmax(dim=1)
-        entropy: Tensor = -(log.exp() * log).sum(dim=1).mean()
-        return entropy
+        return entropies(predict(batch), dim=1).mean()
 
     def rows(self, predict: Predictor, batch: Batch) -> Rows:
         """Return the sufficient statistics of a labelled batch over its valid pixels; see `dense_kinds`.
@@ -150,7 +149,5 @@ class DenseTask:
         Raises:
             NotFinite: where an output is NaN or Inf, so that the model's answer means nothing.
         """
-        maps = predict(batch).cpu()
-        if not bool(torch.isfinite(maps).all()):
-            raise NotFinite(f"The model's maps for the task {self.name} hold NaN or Inf; its weights are broken.")
+        maps = finite(predict(batch), self.name, "maps").cpu()
         return KINDS[self.kind].rows(maps, batch["labels"].cpu())

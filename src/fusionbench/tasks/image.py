@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from fusionbench.config import Config
 from fusionbench.config.fields import Text
-from fusionbench.errors import MissingPart, NotFinite
+from fusionbench.errors import MissingPart
 from fusionbench.families import (
     Backbone,
     Batch,
@@ -29,6 +29,7 @@ from fusionbench.tasks.frozen_heads import NormalisedHead, read_normalised_head
 from fusionbench.tasks.heads import ZeroShotHead, zero_shot_head
 from fusionbench.tasks.metrics import ACCURACY, metric_named
 from fusionbench.tasks.order import Indices
+from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.spec import TaskSpec
@@ -114,9 +115,7 @@ class ImageTask:
 
     def objective(self, predict: Predictor, batch: Batch) -> Tensor:
         """Return the mean entropy in nats, −Σ p·log p (arXiv:2310.02575, eq. 5), which needs no labels."""
-        log = predict(batch).log_softmax(dim=-1)
-        entropy: Tensor = -(log.exp() * log).sum(dim=-1).mean()
-        return entropy
+        return entropies(predict(batch)).mean()
 
     def rows(self, predict: Predictor, batch: Batch) -> Rows:
         """Return "label" and "predicted", `(examples,)` int64, and "correct", `(examples,)` bool.
@@ -124,9 +123,7 @@ class ImageTask:
         Raises:
             NotFinite: where a logit is NaN or Inf, so that the model's answer means nothing.
         """
-        logits = predict(batch).cpu()
-        if not bool(torch.isfinite(logits).all()):
-            raise NotFinite(f"The model's logits for the task {self.name} hold NaN or Inf; its weights are broken.")
+        logits = finite(predict(batch), self.name).cpu()
         predicted, labels = logits.argmax(dim=-1).numpy(), batch["labels"].cpu().numpy()
         return {"label": labels, "predicted": predicted, "correct": predicted == labels}
 

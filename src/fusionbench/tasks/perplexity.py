@@ -10,10 +10,11 @@ from torch.nn.functional import cross_entropy
 
 from fusionbench.config import Config
 from fusionbench.config.fields import Count
-from fusionbench.errors import ConfigError, MissingData, NotFinite
+from fusionbench.errors import ConfigError, MissingData
 from fusionbench.families import Backbone, Batch, Family, TextCodec
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.dense_metrics import Floats, over_examples
+from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, text_codec_of
@@ -159,10 +160,9 @@ class PerplexityTask:
 
     def objective(self, predict: Predictor, batch: Batch) -> Tensor:
         """Return the mean over texts of the mean entropy of their tokens' predictions, in nats."""
-        log = predict(batch).log_softmax(dim=-1)
-        real = batch[REAL].to(log.device)
-        entropies = -(log.exp() * log).sum(dim=-1) * real
-        mean: Tensor = (entropies.sum(dim=-1) / real.sum(dim=-1)).mean()
+        found = entropies(predict(batch))
+        real = batch[REAL].to(found.device)
+        mean: Tensor = ((found * real).sum(dim=-1) / real.sum(dim=-1)).mean()
         return mean
 
     def rows(self, predict: Predictor, batch: Batch) -> Rows:
@@ -174,9 +174,7 @@ class PerplexityTask:
         logits: Tensor = predict(batch)
         labels = batch[LABELS].to(logits.device)
         lost = cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=NO_LABEL, reduction="none")
-        loss = lost.view_as(labels).double().sum(dim=-1).cpu()
-        if not bool(torch.isfinite(loss).all()):
-            raise NotFinite(f"The model's losses for the task {self.name} hold NaN or Inf; its weights are broken.")
+        loss = finite(lost.view_as(labels).double().sum(dim=-1).cpu(), self.name, "losses")
         return {"loss": loss.numpy(), "tokens": batch[REAL].sum(dim=-1).cpu().numpy()}
 
 

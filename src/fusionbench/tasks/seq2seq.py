@@ -12,11 +12,12 @@ from torch.nn.functional import cross_entropy
 
 from fusionbench.config import Config
 from fusionbench.config.fields import Count, Text
-from fusionbench.errors import ConfigError, MissingData, MissingPart, NotFinite
+from fusionbench.errors import ConfigError, MissingData, MissingPart
 from fusionbench.families import Backbone, Batch, Family, HasTextToText, TextCodec, as_source
 from fusionbench.families.decoding import greedy
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
 from fusionbench.tasks.metrics import ACCURACY, metric_named
+from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.prompts import Prompt, missing_columns, prompt_named
 from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
@@ -152,9 +153,7 @@ class TextToTextTask:
 
         This is what AdaMerging minimises for Flan-T5 in FusionBench (arXiv:2406.03280); it needs no labels.
         """
-        log = predict({key: item for key, item in batch.items() if key != LABELS}).log_softmax(dim=-1)
-        entropy: Tensor = -(log.exp() * log).sum(dim=-1).mean()
-        return entropy
+        return entropies(predict({key: item for key, item in batch.items() if key != LABELS})).mean()
 
     def rows(self, predict: Predictor, batch: Batch) -> Rows:
         """Return "correct", `(examples,)` bool; where answers are numbers also "answer" and "target", float64.
@@ -185,10 +184,7 @@ class TextToTextTask:
         unlabelled = {key: item for key, item in batch.items() if key != LABELS} | {MEMORY: WeakKeyDictionary()}
 
         def following(written: Tensor) -> Tensor:
-            logits: Tensor = predict({**unlabelled, WRITTEN: written})
-            if not bool(torch.isfinite(logits).all()):
-                raise NotFinite(f"The model's logits for the task {self.name} hold NaN or Inf; its weights are broken.")
-            return logits
+            return finite(predict({**unlabelled, WRITTEN: written}), self.name)
 
         return greedy(following, self._first(batch), self.tokens, end=self.codec.end, pad=self.codec.pad)
 

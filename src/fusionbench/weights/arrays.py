@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from fusionbench.weights.finite import bad_input, bad_result
 from fusionbench.weights.headers import NUMPY, TensorSpec, as_buffer, entries
 from fusionbench.weights.jobs import Job, Passes, Sink, aligned, batches, in_order, total_entries
 from fusionbench.weights.plan import Input, Plan, Step
+
+if TYPE_CHECKING:
+    from fusionbench.kernels.compiled_tiles import Bits
 
 SHARE = 32
 """A sample holds one in so many entries, or fewer."""
@@ -30,6 +33,19 @@ def kernel_for(plan: Plan, method: Entry, values: dict[str, Any], device: str) -
     kernel: Kernel = load_attribute(method.kernel)
     lines = not kernel.rows or all(_in_lines(step) for step in plan if step.action == "merge")
     return kernel if lines and kernel.serves(values) else None
+
+
+def check_models(plan: Plan, method: Entry) -> None:
+    """Refuse numbers of models that a method has no meaning for, before anything is read.
+
+    Raises:
+        ConfigError: saying how many it takes.
+    """
+    if not method.kernel:
+        return
+    kernel: Kernel = load_attribute(method.kernel)
+    for experts, based in {(len(step.experts), step.base is not None) for step in plan if step.action == "merge"}:
+        kernel.check(experts, based)
 
 
 def _in_lines(step: Step) -> bool:
@@ -59,13 +75,22 @@ class ArrayWorker:
         widest: entries of the largest tile.
     """
 
-    def __init__(self, plan: Plan, kernel: Kernel, *, whole: bool) -> None:
+    def __init__(self, plan: Plan, kernel: Kernel, *, whole: bool = False, tight: bool = False) -> None:
+        """Take on a plan.
+
+        Args:
+            plan: what is merged.
+            kernel: by what.
+            whole: whether first passes rank each tensor by itself, and so see whole blocks.
+            tight: let them see tiles all the same, of one long tensor at a time: the same cuts, in more passes.
+        """
         self.plan = plan
         self.kernel = kernel
-        self.scanned = BLOCK if whole else TILE
+        self.scanned = BLOCK if whole and not tight else TILE
+        self.batched = TILE if whole and tight else BLOCK
         self.prepared: Any = None
         merged = [step for step in plan if step.action == "merge"]
-        self.widest = max((self._tile(step, self.scanned) for step in merged), default=TILE)
+        self.widest = max((self._width(step, self.scanned) for step in merged), default=TILE)
         self.experts = max((len(step.experts) for step in plan), default=1)
         self.buffers = _Buffers(1 + self.experts, self.widest)
 
@@ -89,11 +114,12 @@ class ArrayWorker:
                     for job in jobs:
                         name = job.step.output.name
                         if job.step.action == "merge" and (among is None or name in among):
-                            for start, _, inputs in self._tiles(job, self.scanned, share):
+                            for start, inputs in self._tiles(job, self.scanned, share):
                                 visit(state, (name, start), inputs)
                 return state
 
-            yield from in_order(work, batches(self.plan, "lines" if self.kernel.rows else "element"), threads)
+            unit = "lines" if self.kernel.rows else "element"
+            yield from in_order(work, batches(self.plan, unit, self.batched), threads)
 
         self.prepared = self.kernel.prepare(scan, at, **values)
 
@@ -105,41 +131,65 @@ class ArrayWorker:
         """Fuse one job's entries and write them."""
         output = job.step.output
         result: Raw = np.empty(job.stop - job.start, NUMPY[output.dtype])
-        for start, base, inputs in self._tiles(job, TILE):
-            count = inputs.shape[1]
-            out = self.buffers.out[:count]
+        parameters = {**({"site": job.step.site} if self.kernel.sited else {}), **job.step.parameters}
+        for start, stop in self._spans(job, TILE):
+            out = self.buffers.out[: stop - start]
             place = (output.name, start)
-            sited = {"site": job.step.site} if self.kernel.sited else {}
-            self.kernel.apply(out, base, inputs, place, self.prepared, **sited, **job.step.parameters)
-            self._write(out, output, result[start - job.start : start - job.start + count])
+            bits, direct = self._bits(job.step, start, stop), self.kernel.direct
+            if bits is None or direct is None or not direct(out, bits, place, self.prepared, **parameters):
+                base, inputs = self._tile(job.step, start, stop - start)
+                self.kernel.apply(out, base, inputs, place, self.prepared, **parameters)
+            self._write(out, output, result[start - job.start : stop - job.start])
         sink.write(output.name, as_buffer(result), job.start)
 
-    def _tiles(self, job: Job, size: int, share: int = 1) -> Iterator[tuple[int, Any, Any]]:
-        """Yield first index, base and inputs of each tile, or of the first `1/share` of it where that is an entry.
+    def _tiles(self, job: Job, size: int, share: int = 1) -> Iterator[tuple[int, Any]]:
+        """Yield first index and inputs of each tile, or of the first `1/share` of it where that is an entry.
 
         The arrays are overwritten by the next.
         """
-        step = job.step
-        deltas = self.kernel.takes == "deltas"
-        models = (step.base, *step.experts) if self.kernel.takes == "models" and step.base else step.experts
-        tile = self._tile(step, size)
-        for start in range(job.start, job.stop, tile):
-            count = (min(job.stop, start + tile) - start) // share
-            if count == 0 and share > 1:
-                continue
-            inputs = self.buffers.rows(len(models), count)
-            base = self.buffers.base[:count] if deltas else None
-            if base is not None and step.base is not None:
-                self._read([step.base], start, base[None])
-            if base is None:
-                self._read(models, start, inputs)
-            else:
-                self._read_deltas(models, start, base, inputs)
-            yield start, base, inputs
+        for start, stop in self._spans(job, size):
+            count = (stop - start) // share
+            if count or share == 1:
+                yield start, self._tile(job.step, start, count)[1]
 
-    def _tile(self, step: Step, size: int) -> int:
+    def _spans(self, job: Job, size: int) -> Iterator[tuple[int, int]]:
+        """Yield first index and end of each tile of a job."""
+        width = self._width(job.step, size)
+        for start in range(job.start, job.stop, width):
+            yield start, min(job.stop, start + width)
+
+    def _width(self, step: Step, size: int) -> int:
         """Return how many entries of a tensor are worked on at a time, about so many."""
         return aligned(step, size) if self.kernel.rows else size
+
+    def _models(self, step: Step) -> Sequence[Input]:
+        """Return whose numbers a kernel is given as its inputs."""
+        return (step.base, *step.experts) if self.kernel.takes == "models" and step.base else step.experts
+
+    def _tile(self, step: Step, start: int, count: int) -> tuple[Any, Any]:
+        """Return base and inputs of `count` entries; the arrays are overwritten by the next."""
+        models = self._models(step)
+        inputs = self.buffers.rows(len(models), count)
+        if self.kernel.takes != "deltas":
+            self._read(models, start, inputs)
+            return None, inputs
+        base = self.buffers.base[:count]
+        if step.base is not None:
+            self._read([step.base], start, base[None])
+        self._read_deltas(models, start, base, inputs)
+        return base, inputs
+
+    def _bits(self, step: Step, start: int, stop: int) -> "Bits | None":
+        """Return where the files have the numbers of base and experts; None where the kernel cannot read them there."""
+        based = self.kernel.takes == "deltas"
+        if self.kernel.direct is None or (based and step.base is None):
+            return None
+        models = (*((step.base,) if based and step.base else ()), *self._models(step))
+        if len({model.spec.dtype for model in models}) > 1:
+            return None
+        from fusionbench.kernels.compiled_tiles import bits_of
+
+        return bits_of(self._raws(models, start, stop), models[0].spec.dtype)
 
     def _raws(self, models: Sequence[Input], start: int, stop: int) -> list[Raw]:
         return [entries(self.plan.sources[model.source], model.spec, start, stop) for model in models]

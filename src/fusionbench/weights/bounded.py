@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
+from fusionbench.weights.headers import ITEM_BYTES
 from fusionbench.weights.plan import Plan
 from fusionbench.weights.safetensors import SafetensorsSource
 
@@ -39,28 +39,11 @@ class BoundedSource:
 
     def __init__(self, source: SafetensorsSource) -> None:
         """See a source so."""
+        self.label, self.specs = source.label, source.specs
+        self.config: Mapping[str, Any] = source.config
+        self.folder: Path | None = source.folder
         self._source = source
         self._last = _Last()
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return self._source.label
-
-    @property
-    def specs(self) -> Mapping[str, TensorSpec]:
-        """Every tensor by name."""
-        return self._source.specs
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The model's `config.json`."""
-        return self._source.config
-
-    @property
-    def folder(self) -> Path | None:
-        """Where its other files lie."""
-        return self._source.folder
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> memoryview:
         """Return the bytes of flat entries `start` to `stop` of a tensor, and let go of what was read before.

@@ -16,7 +16,7 @@ from fusionbench.errors import ConfigError
 from fusionbench.kernels import Block
 from fusionbench.kernels.tiles import BLOCK, WIDENED, Raw, fits, narrow, widen
 from fusionbench.registry import Entry
-from fusionbench.weights.arrays import ArrayWorker, kernel_for
+from fusionbench.weights.arrays import ArrayWorker, check_models, kernel_for
 from fusionbench.weights.bounded import bounded
 from fusionbench.weights.finite import bad_result
 from fusionbench.weights.headers import NUMPY, as_buffer, entries
@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
     passes: int
 
 
-class _Crew(NamedTuple):
+class Crew(NamedTuple):
     """Who works on a plan: threads at a time, and the bytes that are left for a sample."""
 
     worker: Any
@@ -77,7 +77,7 @@ def run_plan(
         ConfigError: where `memory` is too small for one job.
     """
     plan = bounded(plan, memory)
-    crew = _crew(plan, method, values, threads, memory, device)
+    crew = crew_of(plan, method, values, threads, memory, device)
     found = _prepare(crew, values) if prepared is None else prepared
     worker = crew.worker
     worker.prepared = found.found
@@ -101,31 +101,44 @@ def prepare_plan(
     plan: Plan, method: Entry, *, values: Mapping[str, Any], threads: int, memory: int | None, device: str
 ) -> Prepared:
     """Return what the first passes over all inputs of a plan find; see `run_plan`, which does the rest."""
-    return _prepare(_crew(bounded(plan, memory), method, values, threads, memory, device), values)
+    return _prepare(crew_of(bounded(plan, memory), method, values, threads, memory, device), values)
 
 
-def _prepare(crew: _Crew, values: Mapping[str, Any]) -> Prepared:
+def _prepare(crew: Crew, values: Mapping[str, Any]) -> Prepared:
     passes = Passes()
     crew.worker.prepare(values, crew.threads, passes, crew.room)
     return Prepared(crew.worker.prepared, passes.count)
 
 
-def _crew(
+def crew_of(
     plan: Plan, method: Entry, values: Mapping[str, Any], threads: int | None, memory: int | None, device: str
-) -> _Crew:
+) -> Crew:
+    """Return who works on a plan within a budget.
+
+    Raises:
+        ConfigError: where `memory` is too small for one job.
+    """
+    check_models(plan, method)
     kernel = kernel_for(plan, method, dict(values), device)
+    experts = max((len(step.experts) + len(step.statistics) for step in plan), default=0)
+
+    def bytes_of(held: int) -> int:
+        return (experts + 4) * held * 4 + 2 * BLOCK * 4 + (IN_FLIGHT * kernel.state(experts) if kernel else 0)
+
     if kernel is None:
         from fusionbench.weights.tensors import TorchWorker
 
         unit, held = method.unit, BLOCK if method.unit == "element" else max((s.held for s in plan), default=0)
         worker: Any = TorchWorker(plan, method, device)
     else:
-        worker = ArrayWorker(plan, kernel, whole=kernel.whole(dict(values)))
+        whole = kernel.whole(dict(values))
+        worker = ArrayWorker(plan, kernel, whole=whole)
+        if memory is not None and memory < bytes_of(worker.widest):
+            worker = ArrayWorker(plan, kernel, whole=whole, tight=True)
         unit, held = "lines" if kernel.rows else "element", worker.widest
-    experts = max((len(step.experts) + len(step.statistics) for step in plan), default=0)
-    job = (experts + 4) * held * 4 + 2 * BLOCK * 4 + (IN_FLIGHT * kernel.state(experts) if kernel else 0)
+    job = bytes_of(held)
     at_once = _threads(job, threads or os.cpu_count() or 1, memory)
-    return _Crew(worker, unit, at_once, None if memory is None else memory - at_once * job)
+    return Crew(worker, unit, at_once, None if memory is None else memory - at_once * job)
 
 
 def _run(plan: Plan, job: Job, sink: Sink, worker: Any) -> None:

@@ -79,7 +79,7 @@ def is_cached(reference: str) -> bool:
     except Exception:
         # Whatever the library says of its cache: the model cannot be read from it.
         return False
-    return any(path.suffix in (".safetensors", ".bin", ".pt") for path in folder.iterdir())
+    return any(path.suffix in (".safetensors", ".bin", ".pt") for path in folder.rglob("*"))
 
 
 @contextmanager
@@ -140,18 +140,22 @@ def _check_whole(reference: str, folder: Path) -> None:
         CheckpointError: naming what is missing.
     """
     lacking = []
-    for index in folder.glob("*.index.json"):
+    weights = (".safetensors", ".bin")
+    # A folder of parts that answer together has its weights below; beside a model's own, such folders are another's.
+    single = any(path.suffix in weights for path in folder.iterdir())
+    for index in folder.glob("*.index.json") if single else folder.rglob("*.index.json"):
         try:
             files = {str(file) for file in json.loads(index.read_text())["weight_map"].values()}
         except (ValueError, KeyError, TypeError, AttributeError):
             # Whoever opens the index says what is wrong with it.
             continue
         # Repositories may hold the same weights in both forms, of which only one was fetched.
-        held = {file for file in files if (folder / file).is_file()}
-        other = any(folder.glob("*.safetensors")) and not any(file.endswith(".safetensors") for file in files)
+        place = index.parent
+        held = {file for file in files if (place / file).is_file()}
+        other = any(place.glob("*.safetensors")) and not any(file.endswith(".safetensors") for file in files)
         lacking += [] if other else sorted(files - held)
     begun = any((folder.parents[1] / "blobs").glob("*.incomplete"))
-    whole = any(path.suffix in (".safetensors", ".bin") for path in folder.iterdir())
+    whole = single or any(path.suffix in weights for path in folder.rglob("*"))
     if lacking or (begun and not whole):
         raise CheckpointError(
             f"{reference} was downloaded only in part: {', '.join(lacking[:3]) or 'its weights'} "

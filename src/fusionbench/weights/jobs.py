@@ -35,14 +35,15 @@ class Passes:
     count: int = 0
 
 
-def batches(plan: Plan, unit: str) -> Iterator[list[Job]]:
-    """Yield lists of jobs of about one block's entries each, so that small tensors cost no more than their bytes."""
+def batches(plan: Plan, unit: str, most: int | None = None) -> Iterator[list[Job]]:
+    """Yield lists of jobs of about `most` entries each, or a block's: small tensors cost no more than their bytes."""
+    enough = BLOCK if most is None else most
     batch: list[Job] = []
     filled = 0
     for job in _jobs(plan, unit):
         batch.append(job)
         filled += job.stop - job.start
-        if filled >= BLOCK or len(batch) >= 256:
+        if filled >= enough or len(batch) >= 256:
             yield batch
             batch, filled = [], 0
     if batch:

@@ -62,9 +62,7 @@ def describe(path: Path, full: bool) -> dict[str, Any]:
 
 
 def _describe(file: SafetensorsFile, full: bool) -> dict[str, Any]:
-    sample = hashlib.sha256()
-    file.digest(sample)
-    found = {"bytes": file.size, "fingerprint": f"fp:{sample.hexdigest()}"}
+    found = {"bytes": file.size, "fingerprint": file.fingerprint}
     return {**found, "sha256": sha256(file.path)} if full else found
 
 

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +18,10 @@ MARK = ".fusionbench-partial"
 
 It is the journal of a folder that can be gone on with, and empty in others."""
 PREPARED = ".fusionbench-prepared"
-"""What first passes over the inputs found, where other processes make the files; it alone is worth going on with."""
+"""What first passes over the inputs found, where other processes make the files; it alone is worth going on with.
+
+So are files whose names begin so: what a pass found, or some of it.
+"""
 
 BUGS = frozenset({None, errno.EBADF, errno.EFAULT})
 """The operating system's words for a mistake of ours; all others say that a place cannot be written."""
@@ -54,6 +58,22 @@ def _concerns(folder: Path, error: OSError) -> bool:
         return True
     named, whole = Path(error.filename).absolute(), folder.absolute()
     return named.is_relative_to(whole.parent) or whole.is_relative_to(named)
+
+
+def looks_in(folder: Path) -> list[Path]:
+    """Return the files of first passes in a folder in the making."""
+    return sorted(folder.glob(f"{PREPARED}*"))
+
+
+def room_beside(folder: Path) -> Path:
+    """Make an empty folder beside one that is made once more, on the same disk.
+
+    Raises:
+        OutputError: where nothing can be written there.
+    """
+    whole = folder.resolve()
+    with written_to(whole.parent):
+        return Path(tempfile.mkdtemp(prefix=f"{whole.name}.remade-", dir=whole.parent))
 
 
 @contextmanager
@@ -127,7 +147,8 @@ class Partial:
 
     def complete(self) -> None:
         """Put all on disk and give it the final name."""
-        (self.path / PREPARED).unlink(missing_ok=True)
+        for path in looks_in(self.path):
+            path.unlink()
         for path in self.path.rglob("*"):
             if path.is_file():
                 sync(path)
@@ -164,7 +185,7 @@ class Partial:
             )
         self._lock = self._locked()
         begun, finished = read_journal(self.path / MARK) if (self.path / MARK).is_file() else (None, frozenset())
-        if key is not None and begun == key and (finished or (self.path / PREPARED).is_file()):
+        if key is not None and begun == key and (finished or looks_in(self.path)):
             self._remove_companions()
             return finished
         if key is not None and finished:

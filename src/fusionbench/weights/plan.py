@@ -225,7 +225,16 @@ def _scheduled(entries: Sequence[Mapping[str, Any]], site: Site, name: str) -> A
         if _names(entry.get("filter"), site.name):
             value = entry["value"]
             return gradient(value, site) if isinstance(value, list | tuple) else value
-    raise ConfigError(f"method.{name} has no value for {site.name}: end its list with an entry that has no filter.")
+    filters = [entry.get("filter") for entry in entries]
+    modules = {filtered if isinstance(filtered, str) else filtered[0] for filtered in filters if filtered} == HALVES
+    also = " In a recipe of mergekit's: add modules.shared, which is merged like any other module." if modules else ""
+    raise ConfigError(
+        f"method.{name} has no value for {site.name}: end its list with an entry that has no filter.{also}"
+    )
+
+
+HALVES = {"encoder.", "decoder."}
+"""Filters of the modules that make up a model of two stacks, but for the table of tokens that both may share."""
 
 
 def _names(filtered: str | Sequence[str] | None, name: str) -> bool:

@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,9 @@ def _encoded(value: Any, arrays: _Arrays) -> Any:
         return {"made": [type(value).__module__, type(value).__qualname__, parts]}
     if isinstance(value, tuple | list):
         return {type(value).__name__: [_encoded(item, arrays) for item in value]}
+    if isinstance(value, Counter | set):
+        held = dict.fromkeys(sorted(value)) if isinstance(value, set) else {**value}
+        return {type(value).__name__: _encoded(held, arrays)}
     if isinstance(value, Mapping):
         return {"map": [[_encoded(key, arrays), _encoded(item, arrays)] for key, item in value.items()]}
     if callable(value) and isinstance(entry := getattr(value, "entry", None), Entry):
@@ -127,6 +131,8 @@ def _decoded(tree: Any, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Any:
         return _class(module, name)(*(_decoded(part, arrays) for part in parts))
     if kind == "map":
         return {_decoded(key, arrays): _decoded(item, arrays) for key, item in held}
+    if kind in ("Counter", "set"):
+        return {"Counter": Counter, "set": set}[kind](_decoded(held, arrays))
     return {"tuple": tuple, "list": list}[kind](_decoded(item, arrays) for item in held)
 
 

@@ -76,6 +76,13 @@ class SafetensorsFile:
         for start, stop in self._sampled():
             hasher.update(self._map[start:stop])
 
+    @cached_property
+    def fingerprint(self) -> str:
+        """`fp:` and a SHA-256 over header, size and samples; taken once of an opened file."""
+        hasher = hashlib.sha256()
+        self.digest(hasher)
+        return f"fp:{hasher.hexdigest()}"
+
     def _sampled(self) -> Iterator[tuple[int, int]]:
         """Yield where samples begin and end: evenly spaced blocks, small tensors whole, a page of each other one."""
         first = 8 + self._header_bytes
@@ -119,6 +126,8 @@ class SafetensorsSource:
 
     def fingerprint(self) -> str:
         """Return `fp:` and a SHA-256 over every file's header, size and samples; see `SafetensorsFile.digest`."""
+        if len(self.files) == 1:
+            return self.files[0].fingerprint
         hasher = hashlib.sha256()
         for file in self.files:
             file.digest(hasher)

@@ -36,7 +36,7 @@ class ShardWriter:
         self._places = {spec.name: (offset, ITEM_BYTES[spec.dtype]) for spec, offset in layout.places(number)}
 
     def __enter__(self) -> "ShardWriter":
-        self._check_folder()
+        check_folder(self._partial, self._key)
         with written_to(self._partial):
             self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             try:
@@ -46,19 +46,6 @@ class ShardWriter:
                 self._discard()
                 raise
         return self
-
-    def _check_folder(self) -> None:
-        """Refuse a folder that is gone, or in which something else is made by now.
-
-        Raises:
-            OutputError: saying so.
-        """
-        mark = self._partial / MARK
-        if not mark.is_file() or read_journal(mark)[0] != self._key:
-            raise OutputError(
-                f"{self._partial} is not the folder of this merge on {socket.gethostname()}: either the machines do "
-                "not share it, and --out should be one that all of them see, or the merge was given up meanwhile."
-            )
 
     def write(self, name: str, content: memoryview | bytes, start: int = 0) -> None:
         """Put the bytes of a tensor's flat entries from `start` on into place; safe from any thread."""
@@ -74,7 +61,7 @@ class ShardWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         try:
             if kind is None:
-                self._check_folder()
+                check_folder(self._partial, self._key)
                 with written_to(self._partial):
                     os.fsync(self._descriptor)
                     os.rename(self._path, self._partial / self._layout.file_name(self._number))
@@ -84,3 +71,17 @@ class ShardWriter:
     def _discard(self) -> None:
         os.close(self._descriptor)
         self._path.unlink(missing_ok=True)
+
+
+def check_folder(partial: Path, key: str) -> None:
+    """Refuse a folder that is gone, or in which something else is made by now.
+
+    Raises:
+        OutputError: saying so.
+    """
+    mark = partial / MARK
+    if not mark.is_file() or read_journal(mark)[0] != key:
+        raise OutputError(
+            f"{partial} is not the folder of this merge on {socket.gethostname()}: either the machines do not share "
+            "it, and --out should be one that all of them see, or the merge was given up meanwhile."
+        )

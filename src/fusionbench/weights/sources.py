@@ -7,7 +7,7 @@ from fusionbench.weights.headers import Source
 from fusionbench.weights.hub import resolve
 from fusionbench.weights.safetensors import open_safetensors
 
-TOGETHER = ("ensemble.json", "per_task.json", "surgery.json")
+TOGETHER = ("ensemble.json", "per_task.json", "surgery.json", "task_models.json")
 """Files that say of a folder that it holds several models, or parts of them, that answer together."""
 PICKLES = ("pytorch_model.bin.index.json", "pytorch_model.bin", "pytorch_model.pt", "model.pt")
 

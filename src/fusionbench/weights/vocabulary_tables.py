@@ -15,14 +15,22 @@ from fusionbench.weights.vocabulary import MEAN, MODELS, PADDING, ZERO, Alignmen
 
 Array = np.ndarray[Any, Any]
 _POSITIONS = re.compile(r"wpe|position|token_type", re.IGNORECASE)
-_BIASES = re.compile(r"(^|\.)(lm_head|predictions(\.decoder)?|embed_out|final_logits)[._]bias$")
+_BIASES = re.compile(
+    r"(^|\.)(lm_head(\.(decoder|linear))?|predictions(\.decoder)?|vocab_projector|embed_out|final_logits)[._]bias$"
+)
+_HEADS = re.compile(
+    r"(^|\.)(lm_head\.(decoder|linear)|predictions\.decoder|vocab_projector|output_layer|output)\.weight$"
+)
+"""Heads of language models that have names of their own: RoBERTa's, BERT's, DistilBERT's, ChatGLM's, InternLM2's."""
 
 
 def is_table(spec: TensorSpec, size: int) -> bool:
     """Tell whether a tensor has one row a token: embeddings, heads of language models and their biases."""
     if not spec.is_float or not spec.shape or spec.shape[0] != size or _POSITIONS.search(spec.name):
         return False
-    return bool(_BIASES.search(spec.name)) if len(spec.shape) == 1 else role(spec) in ("embedding", "head")
+    if len(spec.shape) == 1:
+        return bool(_BIASES.search(spec.name))
+    return role(spec) in ("embedding", "head") or (len(spec.shape) == 2 and bool(_HEADS.search(spec.name)))
 
 
 class AlignedSource:
@@ -40,6 +48,11 @@ class AlignedSource:
                 lacks it.
         """
         self._source, self._sources = sources[index], sources
+        self.label = self._source.label
+        self.config: Mapping[str, Any] = self._source.config
+        self.folder: Path | None = self._source.folder
+        self.metadata: Mapping[str, str] = getattr(self._source, "metadata", {})
+        """What the model's file says of its making."""
         self._index, self._alignment = index, alignment
         size = vocabulary_size(self._source)
         self._tables = {name: spec for name, spec in self._source.specs.items() if is_table(spec, size)}
@@ -50,27 +63,6 @@ class AlignedSource:
         }
         self._means: dict[tuple[str, int], Array] = {}
         self._check()
-
-    @property
-    def label(self) -> str:
-        """What messages call it."""
-        return self._source.label
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The model's own `config.json`."""
-        return self._source.config
-
-    @property
-    def folder(self) -> Path | None:
-        """Where its other files lie."""
-        return self._source.folder
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """What the model's file says of its making."""
-        found: Mapping[str, str] = getattr(self._source, "metadata", {})
-        return found
 
     def fingerprint(self) -> str:
         """Return the model's own digest; the recipe says how it is seen."""

@@ -15,9 +15,12 @@ from fusionbench.errors import Interrupted, NotFinite, OutputError
 from fusionbench.weights.headers import ITEM_BYTES, TensorSpec
 from fusionbench.weights.journal import Journal
 from fusionbench.weights.layout import SHARD_BYTES, Layout
-from fusionbench.weights.partial import MARK, PREPARED, Partial, written_to
+from fusionbench.weights.mapped_memory import begin_writing_back
+from fusionbench.weights.partial import MARK, Partial, looks_in, written_to
 from fusionbench.weights.read_back import StoredPart
 
+EARLY_BYTES = 1 << 20
+"""From so many bytes on a piece is sent to the disk while others are computed; the last sync then has little to do."""
 TORN = ".model"
 """How the names of files begin that other processes have not finished."""
 
@@ -209,7 +212,7 @@ class CheckpointWriter:
         """Note what is finished and leave it for another writer; where nothing is, nothing is left."""
         with suppress(OSError):
             journal.note()
-        if journal.finished or (self.partial / PREPARED).is_file():
+        if journal.finished or looks_in(self.partial):
             self._close()
             self._partial.keep()
 
@@ -239,8 +242,10 @@ def take_room(descriptor: int, length: int) -> None:
 
 
 def put(descriptor: int, content: memoryview | bytes, offset: int) -> None:
-    """Write all bytes; the system may take fewer at a time."""
-    left = memoryview(content).cast("B")
+    """Write all bytes; the system may take fewer at a time. Large pieces are on their way to the disk at once."""
+    left, start = memoryview(content).cast("B"), offset
     while left:
         done = os.pwrite(descriptor, left, offset)
         left, offset = left[done:], offset + done
+    if offset - start >= EARLY_BYTES:
+        begin_writing_back(descriptor, start, offset - start)

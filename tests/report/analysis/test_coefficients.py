@@ -1,9 +1,13 @@
 """Coefficients of a run as matrices, from a file that is written here."""
 
+import sys
+
+import fsspec
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from fusionbench.cli import main
 from fusionbench.errors import MissingData
 from fusionbench.report.analysis.coefficients import coefficients
 
@@ -46,3 +50,24 @@ def test_two_stacks_are_told_apart(tmp_path):
 def test_a_run_without_coefficients_is_refused_with_what_to_give(tmp_path):
     with pytest.raises(MissingData, match="finished run of adamerging"):
         coefficients(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["file", "memory"])
+def test_those_of_a_run_at_an_address_are_those_of_its_folder(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path / "cache"))
+    run = keep(tmp_path / "run", [[0.5, 0.25, 0.75, 1.0], [0.0, 0.5, 0.0, 0.25]])
+    (run / "report.json").write_text("{}")
+    address = f"file://{tmp_path}/store/run" if kind == "file" else "memory://store/run"
+    system, top = fsspec.core.url_to_fs(address)
+    try:
+        system.put(str(run), top, recursive=True)
+        for place in (run, address):
+            asked = ["analyze", "coefficients", str(place), "--out", str(tmp_path / "out" / str(place == run))]
+            monkeypatch.setattr(sys, "argv", ["fusionbench", *asked])
+            with pytest.raises(SystemExit) as ended:
+                main()
+            assert not ended.value.code
+        found, expected = ((tmp_path / "out" / name / "coefficients.csv").read_text() for name in ("False", "True"))
+        assert found == expected
+    finally:
+        fsspec.filesystem("memory").store.clear()

@@ -1,5 +1,6 @@
 """Every suite that is built here has its three sizes; `large` names a network that can be made, larger than `small`."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from fusionbench.registry import load_attribute, suites
 from fusionbench.suites.load import load_suite
 from fusionbench.suites.mini import assembly
 from fusionbench.suites.mini.assembly import MiniRecipe, Parts
+from fusionbench.suites.mini.packaged import package_inputs
 
 SUITES = sorted(name for name in suites if name.startswith("mini/"))
 BORROWED = {"mini/t5_lora", "mini/smollm2", "mini/causal_lm_harness"}
@@ -52,6 +54,18 @@ def test_every_size_resolves_to_a_recipe_and_what_builds_it(name: str, monkeypat
         load_suite(name, size="huge")
 
 
+def test_the_seconds_of_a_build_are_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def made(working: Path, *given: Any, **about: Any) -> None:
+        document = {"name": "mini/gpt2", "pool": {"base": "./base", "experts": {"a": "./a"}}}
+        (working / "suite.yaml").write_text(json.dumps({**document, "tasks": {"a": {"dataset": "./data"}}}))
+        (working / assembly.MANIFEST).write_text(json.dumps({"build": "tiny-0-0", "notes": []}))
+
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr("fusionbench.suites.mini.build.build", made)
+    assert load_suite("mini/gpt2", size="tiny").building > 0
+    assert load_suite("mini/gpt2", size="tiny").building == 0
+
+
 def entries(network: Any) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -80,3 +94,31 @@ def test_the_network_of_large_can_be_made_and_is_larger(name: str, monkeypatch: 
     small, large = (entries(make(new, resolved(name, size, monkeypatch)[0])) for size in ("small", "large"))
 
     assert large > 1.5 * small
+
+
+def test_what_a_package_holds_is_part_of_what_names_a_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert package_inputs(None, "model") == {}
+    assert package_inputs("not-installed", "model") == {}
+    (tmp_path / "some_package" / "model").mkdir(parents=True)
+    (tmp_path / "some_package" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    found = []
+    for content in ("one", "two"):
+        (tmp_path / "some_package" / "model" / "weights").write_text(content)
+        found.append(package_inputs("some-package", "model"))
+    assert [list(each) for each in found] == [["some-package"]] * 2
+    assert found[0] != found[1]
+
+
+def test_the_large_encoder_is_named_by_what_its_package_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str | None, str]] = []
+
+    def digested(package: str | None, part: str) -> dict[str, str]:
+        asked.append((package, part))
+        return {}
+
+    monkeypatch.setattr("fusionbench.suites.mini.encoder.package_inputs", digested)
+    for size in ("tiny", "large"):
+        recipe, _ = resolved("mini/encoder", size, monkeypatch)
+        assert asked.pop() == (recipe.package, "model")  # type: ignore[attr-defined]
+    assert recipe.package is not None  # type: ignore[attr-defined]

@@ -68,9 +68,6 @@ def from_mergekit(document: Mapping[str, JSON]) -> tuple[dict[str, JSON], tuple[
             experts, params = as_modules(name, target, modules, base, values)
         else:
             experts, params = _whole(name, target, document, base, values)
-        if name == "multislerp" and len(experts) == 1:
-            # mergekit hands a lone model back without looking at its weight.
-            params = {**params, "weights": 1.0}
         recipe = {**recipe, **read_vocabulary(document, base, experts, problems, notes)}
     if target is None or problems:
         raise ConfigError("\n".join(dict.fromkeys(problems)))

@@ -55,7 +55,8 @@ class Values:
             elif not all(_same(value, theirs.default_here) for value in found):
                 can = f"it can only do what {key}: {str(theirs.default).lower()} does"
                 self.problems.append(f"parameters.{key}: our {self.target.method} has no equal yet; {can}.")
-        return values
+        # mergekit hands a lone model of a slice or a module back without looking at its weight.
+        return {**values, "weights": 1.0} if self.name == "multislerp" and len(experts) == 1 else values
 
     def _check_keys(self, path: str, given: Mapping[str, JSON], shared: bool = False) -> None:
         for key in given:

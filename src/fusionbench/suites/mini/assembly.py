@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusionbench.cache import cache_folder
@@ -118,11 +119,13 @@ def built_here(
 
         build(working, load_attribute(parts), recipe, seed=seed, progress=progress, about=about)
 
+    there, before = folder.is_dir(), perf_counter()
     build_once(folder, make)
+    building = 0.0 if there else perf_counter() - before
     manifest = json.loads((folder / MANIFEST).read_text())
     suite = load_suite(folder / "suite.yaml").suite
     described = suite.model_copy(update={"method_defaults": {key: dict(of) for key, of in method_defaults.items()}})
-    return ResolvedSuite(described, size, seed, manifest["build"], tuple(manifest["notes"]))
+    return ResolvedSuite(described, size, seed, manifest["build"], tuple(manifest["notes"]), building)
 
 
 def build_key(recipe: MiniRecipe, version: int, size: str, seed: int, inputs: Mapping[str, str]) -> str:

@@ -5,6 +5,7 @@ here until something is built.
 """
 
 from fusionbench.suites.mini.assembly import built_here, read_recipes
+from fusionbench.suites.mini.packaged import PACKAGED, package_inputs
 from fusionbench.suites.mini.text_recipe import MiniTextRecipe
 from fusionbench.suites.model import ResolvedSuite
 from fusionbench.suites.registration import Progress, suite
@@ -26,7 +27,10 @@ def mini_encoder(*, size: str, seed: int, progress: Progress | None) -> Resolved
 
     Raises:
         ConfigError: where there is no such size.
+        MissingExtra: where it is to be built, and the package that holds this size's base is not installed.
         Interrupted: on Ctrl-C; what was finished is kept, and the same call goes on.
     """
     recipes = read_recipes(NAME, MiniTextRecipe)
-    return built_here(NAME, VERSION, recipes, PARTS, size=size, seed=seed, progress=progress, inputs={})
+    known = recipes[0].get(size)
+    inputs = package_inputs(known.package if known is not None else None, PACKAGED)
+    return built_here(NAME, VERSION, recipes, PARTS, size=size, seed=seed, progress=progress, inputs=inputs)

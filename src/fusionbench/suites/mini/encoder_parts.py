@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from fusionbench.families.tokens import pad_together
 from fusionbench.suites.images.streams import stream
 from fusionbench.suites.mini.assembly import Parts
-from fusionbench.suites.mini.packaged import package_folder
+from fusionbench.suites.mini.packaged import PACKAGED, package_folder
 from fusionbench.suites.mini.saving import save_quietly
 from fusionbench.suites.mini.text_data import Text, describe, digests, notes, training_texts, write_texts
 from fusionbench.suites.mini.text_recipe import MiniTextRecipe, TextPretraining, Transformer
@@ -52,7 +52,7 @@ def write_packaged(place: Path, package: str) -> None:
     """
     from transformers import AutoModel, AutoTokenizer
 
-    folder = package_folder(package) / "model"
+    folder = package_folder(package) / PACKAGED
     save_quietly(AutoModel.from_pretrained(folder), place)
     AutoTokenizer.from_pretrained(folder).save_pretrained(place)
 
