@@ -1,9 +1,11 @@
+import weakref
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusionbench.kernels.compiled_tiles import STRIP, read_deltas, read_values, weighted_sum, write_bf16
+from fusionbench.kernels.compiled_tiles import STRIP, bits_of, read_deltas, read_values, weighted_sum, write_bf16
 from fusionbench.kernels.tiles import fits, narrow, widen
 
 
@@ -132,3 +134,15 @@ def test_the_largest_numbers_round_to_infinity_and_are_told():
     assert write_bf16(largest, np.empty(2, np.uint16))
     for pattern in (0x7F7F8000, 0xFF7F8000, 0x7FFFFFFF, 0x7F800000):
         assert not write_bf16(np.array([1, pattern], np.uint32).view(np.float32), np.empty(2, np.uint16))
+
+
+def test_what_a_kernel_will_read_lives_as_long_as_the_addresses_of_it():
+    """As of a source that makes its numbers when it is asked, and hands them over."""
+    made = np.arange(8, dtype=np.uint16)
+    alive = weakref.ref(made)
+    bits = bits_of([made], "BF16")
+    del made
+    assert bits is not None
+    assert alive() is not None
+    del bits
+    assert alive() is None

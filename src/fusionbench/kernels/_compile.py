@@ -33,11 +33,18 @@ NUMBER, POINTERS = -1, -2
 class Pointers(NamedTuple):
     """Where several vectors of one kind of number begin: `addresses` `(vectors,)` uint64.
 
-    A compiled function reads entry i of vector v as `pointers[v][i]`; nothing keeps it within bounds.
+    A compiled function reads entry i of vector v as `pointers[v][i]`; nothing keeps it within bounds. The vectors are
+    held, since some lie in memory that goes with them.
     """
 
     addresses: np.ndarray[Any, np.dtype[np.uint64]]
     dtype: np.dtype[Any]
+    vectors: Sequence[np.ndarray[Any, Any]]
+
+
+def pointers_to(vectors: Sequence[np.ndarray[Any, Any]], dtype: np.dtype[Any]) -> Pointers:
+    """Return where vectors begin whose bits are read as numbers of a kind."""
+    return Pointers(np.array([vector.ctypes.data for vector in vectors], np.uint64), dtype, vectors)
 
 
 class Kind(NamedTuple):

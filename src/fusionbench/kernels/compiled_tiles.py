@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fusionbench.kernels import Block
-from fusionbench.kernels._compile import Pointers, compiled
+from fusionbench.kernels._compile import Pointers, compiled, pointers_to
 
 Raw = np.ndarray[Any, Any]
 EXPONENT = 0x7F800000
@@ -35,10 +35,10 @@ def bits_of(raws: Sequence[Raw], dtype: str) -> Bits | None:
     """
     if dtype not in KINDS:
         return None
-    addresses = np.array([raw.ctypes.data for raw in raws], np.uint64)
     # The compiler has no halves: their patterns are read.
     kind = np.dtype(np.uint16) if raws[0].dtype == np.float16 else raws[0].dtype
-    return None if (addresses % kind.itemsize).any() else Bits(Pointers(addresses, kind), KINDS[dtype])
+    pointers = pointers_to(raws, kind)
+    return None if (pointers.addresses % kind.itemsize).any() else Bits(pointers, KINDS[dtype])
 
 
 def read_values(raws: Sequence[Raw], dtype: str, out: Block) -> bool:
