@@ -231,6 +231,25 @@ def test_a_count_that_the_starter_does_not_see_is_an_error(
         in_parts(models / "parts", "method=ties", *OTHERS["ray"])
 
 
+@pytest.mark.parametrize("machines", [PROCESSES, OTHERS["ray"]], ids=" ".join)
+@pytest.mark.parametrize("name", ["ties", "opcm"])
+def test_who_does_not_see_what_was_found_of_the_whole_model_looks_at_it_whole(
+    name: str, machines: list[str], models: Path, here: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merge(recipe(f"method={name}"), models / "one")
+    mine = LAUNCHERS["ray"]
+
+    def unseeing(jobs: Sequence[Any], launcher: LauncherConfig, threads: int) -> Launched:
+        if "verify" in jobs[0]:
+            (Path(jobs[0]["folder"]) / PREPARED).unlink()
+        yield from mine(jobs, launcher, threads)
+
+    for launcher in ("processes", "ray"):
+        monkeypatch.setitem(LAUNCHERS, launcher, unseeing)
+    in_parts(models / "parts", f"method={name}", *machines)
+    assert content(models / "parts") == content(models / "one")
+
+
 def test_other_processes_make_the_files_and_the_command_line_asks_for_it(models: Path) -> None:
     asked = ["base=base", "experts.a=a", "experts.b=b", "method=ties", f"output.shard_bytes={SHARD}"]
     merge_stages(load_stages(None, asked), models / "one")

@@ -17,7 +17,7 @@ from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError, ConfigError, OutputError
 from fusionbench.merge import merge
 from fusionbench.provenance import remake, verify
-from fusionbench.records import DataUse, Report
+from fusionbench.records import DataUse, Remote, Report
 from fusionbench.run import run
 from fusionbench.run.again import remake_run
 from fusionbench.weights.lock import LOCK
@@ -182,6 +182,24 @@ def test_a_folder_at_an_address_is_held_against_its_lock_too(models, monkeypatch
         assert not [path for path in (models / "cache").rglob("*") if path.is_file()]
     finally:
         fsspec.filesystem("memory").store.clear()
+
+
+@pytest.mark.parametrize("where", ["", "/model"])
+def test_what_is_damaged_at_an_address_is_named_by_the_address(models, monkeypatch, where):
+    monkeypatch.setenv("FUSIONBENCH_CACHE", str(models / "cache"))
+    folder = make(models)
+    system, top = fsspec.core.url_to_fs(f"file://{models}/store")
+    system.put(str(folder), f"{top}{where}", recursive=True)
+    place, remote = f"file://{models}/store{where}", Remote.at(f"file://{models}/store")
+    content = (folder / "model.safetensors").read_bytes()
+    system.pipe_file(f"{top}{where}/model.safetensors", content.replace(b"{", b"[", 1))
+    (problem,) = verify(remote).outputs
+    assert problem.startswith(f"{place}/model.safetensors has a corrupt header")
+    for damaged, words in ((b"{", "is not JSON"), (b"{}", "is no lock of schema")):
+        system.pipe_file(f"{top}{where}/{LOCK}", damaged)
+        with pytest.raises(CheckpointError) as raised:
+            verify(remote)
+        assert str(raised.value).startswith(f"{place}/{LOCK} {words}")
 
 
 def test_a_lock_never_leads_out_of_its_folder(models):

@@ -19,7 +19,7 @@ from fusionbench.kernels.tiles import BLOCK
 from fusionbench.merge import Pool, open_pool, plan_of_recipe
 from fusionbench.registry import Entry, methods
 from fusionbench.weights.cold_reading import available_memory, cold_speed
-from fusionbench.weights.engine import run_plan
+from fusionbench.weights.engine import crew_of, run_plan
 from fusionbench.weights.headers import ITEM_BYTES, TensorSpec, as_buffer
 from fusionbench.weights.jobs import total_entries
 from fusionbench.weights.plan import Input, Plan, Step
@@ -137,6 +137,8 @@ def _devices(asked: str) -> list[str]:
 
 def _cost(plan: Plan, recipe: Recipe, device: str, place: Path, each_pass: float | None) -> Cost:
     entry, entries = methods[recipe.method.name], total_entries(plan)
+    runtime = recipe.runtime
+    crew = crew_of(plan, entry, recipe.method.params, runtime.threads, runtime.memory, device)
     found = _rehearse(plan, entry, recipe, device, place)
     share = found.entries / entries if entries else 1.0
     working, syncing = (seconds / max(share, 1e-12) for seconds in (found.working, found.syncing))
@@ -145,7 +147,7 @@ def _cost(plan: Plan, recipe: Recipe, device: str, place: Path, each_pass: float
         passes=found.passes,
         # What the system writes by itself meanwhile needs no waiting for at the end.
         seconds=START_SECONDS + working + max(0.0, syncing - max(0.0, working - FLUSH_SECONDS)),
-        memory=max(found.memory, _held(plan, entry, recipe.runtime.threads)),
+        memory=max(found.memory, crew.threads * crew.job),
         rehearsed=share,
     )
 
@@ -227,15 +229,6 @@ def _cut(step: Step, wanted: int) -> Step:
         experts=tuple(smaller(place) for place in step.experts),
         statistics=tuple(smaller(place) for place in step.statistics),
     )
-
-
-def _held(plan: Plan, entry: Entry, threads: int) -> int:
-    """Return the bytes that methods on whole tensors hold of the largest one, in every thread."""
-    if entry.unit == "element":
-        return 0
-    largest = max((step.held for step in plan if step.action == "merge"), default=0)
-    rows = max((len(step.experts) + len(step.statistics) for step in plan), default=0) + 4
-    return threads * rows * largest * 4
 
 
 class _MadeUp:

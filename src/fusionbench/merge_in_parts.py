@@ -194,10 +194,12 @@ class _Work:
         return {spec.name for spec in self.layout.shards[part]}
 
     def prepare(self, part: int | None) -> Prepared:
-        """Look at the whole model, or at what a file holds, as the merge in one process does."""
+        """Look at the whole model, or, where tensors are looked at alone, at what a file holds."""
         runtime, method = self.recipe.runtime, self.recipe.method
         plan, *_ = written_once(self.plan, _Nowhere())
-        if part is not None:
+        kernel = kernel_for(plan, methods[method.name], dict(method.params), runtime.device)
+        # A file of what was found that is not seen here, or is gone, must not make this part another merge.
+        if part is not None and kernel is not None and kernel.apart(dict(method.params)):
             own = {self.plan.aliases.get(name, name) for name in self.names(part)}
             plan = replace(plan, steps=tuple(step for step in plan if step.output.name in own))
         return prepare_plan(

@@ -60,11 +60,16 @@ def _verify_remote(remote: Remote) -> Checked:
     if f"{inside}{LOCK}" not in held:
         raise CheckpointError(f"{remote} has no {LOCK}: it was not made by fusionbench merge, or the file was removed.")
     with remote.copied(f"{inside}{LOCK}") as path:
-        lock = read_lock(path.parent)
+        try:
+            lock = read_lock(path.parent)
+        except CheckpointError as error:
+            # The copy is gone when the message is read.
+            raise CheckpointError(str(error).replace(str(path), f"{remote}/{inside}{LOCK}")) from None
 
     def compare(name: str, facts: Mapping[str, Any]) -> str | None:
         with remote.copied(f"{inside}{name}") as path:
-            return _compare(path, facts)
+            problem = _compare(path, facts)
+            return problem and problem.replace(str(path), f"{remote}/{inside}{name}")
 
     names = {name.removeprefix(inside) for name in held if name.startswith(inside)}
     return _held_against(lock, {name for name in names if "/" not in name}, compare)

@@ -12,13 +12,35 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from fusionbench.errors import ConfigError
 from fusionbench.parameters import Parameter
 
 INDEX = Path(__file__).with_name("index.json")
 KINDS = ("method", "family", "task", "suite", "experiment")
+
+
+class Workspace(NamedTuple):
+    """What a stream method's torch function holds at its peak beside its inputs, its result among it.
+
+    Attributes:
+        fixed: copies of the tensor at hand in float32; a copy in float64 counts twice.
+        each: further ones for each expert.
+        blocks: likewise for each expert, of no more than a block of the tensor.
+        squares: float32 matrices over a matrix's `side`.
+        side: "inputs", or "longer": the longer side.
+    """
+
+    fixed: float = 3.0
+    each: float = 0.0
+    blocks: float = 0.0
+    squares: float = 0.0
+    side: Literal["", "inputs", "longer"] = ""
+
+
+MODEST = Workspace()
+"""Of methods that say nothing: a sum, a term of it and the result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +67,7 @@ class Entry:
     """Parameters that each peer's preset sets, by preset."""
     data: Mapping[str, Any] | None = None
     """What else is known without importing it: a family's model types and tower."""
+    workspace: Workspace = MODEST
 
     def load(self) -> Any:
         """Import and return the object itself."""
@@ -129,7 +152,8 @@ def entry_from_json(name: str, fields: Mapping[str, Any]) -> Entry:
     """Return the entry that `fields` of the index describe."""
     parameters = tuple(Parameter(**{**p, "choices": tuple(p.get("choices", ()))}) for p in fields.get("parameters", ()))
     tuples = {key: tuple(fields.get(key, ())) for key in ("needs", "laws")}
-    return Entry(**{**fields, **tuples, "name": name, "parameters": parameters})
+    workspace = Workspace(*fields.get("workspace", ()))
+    return Entry(**{**fields, **tuples, "name": name, "parameters": parameters, "workspace": workspace})
 
 
 @cache

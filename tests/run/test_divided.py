@@ -110,7 +110,8 @@ def test_a_folder_of_another_evaluation_is_refused(evaluate: Evaluate, tmp_path:
     report = evaluate(out=tmp_path / "kept")
     assert Report.load(tmp_path / "kept") == report
     for other in ({"model": "dogs"}, {"limit": 5}):
-        with pytest.raises(OutputError, match="holds another run"):
+        # There is no --force here.
+        with pytest.raises(OutputError, match=r"holds another run.* Choose another folder with --out\.$"):
             evaluate(out=tmp_path / "kept", **other)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()

@@ -108,3 +108,28 @@ def test_another_code_of_corruptions_is_another_run_of_those_that_see_it(
     clean, corrupted = (resolve(each).identity() for each in asked)
     assert clean == first[0]
     assert corrupted != first[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [("adamerging", "coefficients"), ("concrete_adamerging", "logits"), ("wemoe", "routers"), ("pwe_moe", "gates"),
+     ("surgery", "adapters"), ("surgery", "inner.coefficients")],
+)  # fmt: skip
+def test_what_an_earlier_run_learned_is_part_of_what_names_a_run(
+    recipe: Make, tmp_path: Path, method: str, key: str
+) -> None:
+    learned = tmp_path / "learned"
+    inner = ["method.inner=adamerging"] if key.startswith("inner.") else []
+
+    def identity() -> str:
+        return resolve(recipe(method, *inner, f"method.{key}={learned}")).identity()
+
+    missing = identity()
+    save_model(learned, {"weight": torch.zeros(2, 3)}, {"model_type": "toy"})
+    first = identity()
+    assert resolve(recipe(method, *inner, f"method.{key}={learned}")).inputs()[f"method.{key}"] == (
+        open_source(learned).fingerprint()
+    )
+    save_model(learned, {"weight": torch.ones(2, 3)}, {"model_type": "toy"})
+    assert len({missing, first, identity()}) == 3
+    assert not any(name.startswith("method.") for name in resolve(recipe(method, *inner)).inputs())

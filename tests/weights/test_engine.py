@@ -246,7 +246,7 @@ def test_a_memory_budget_bounds_the_threads(monkeypatch, small_tiles):
 
 def test_a_block_of_torch_takes_more_memory_than_a_tile_of_a_kernel():
     """The kernel holds tiles; a torch function holds whole blocks of every expert."""
-    large = {"w": torch.zeros(1)}
+    large = {"w": torch.zeros(tiles.BLOCK)}
     kernel = plan_for("weighted_average", large, {"x": large})
     least = []
     for relative in (False, True):

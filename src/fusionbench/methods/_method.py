@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 from fusionbench.kernels import Kernel
 from fusionbench.parameters import Parameter
-from fusionbench.registry import Entry
+from fusionbench.registry import MODEST, Entry, Workspace
 from fusionbench.signatures import describe
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -48,6 +48,7 @@ def merge_method(
     configure: Callable[..., Any] | None = None,
     check: Callable[..., None] | None = None,
     stacks: bool = False,
+    workspace: Workspace = MODEST,
     laws: tuple[str, ...] = (),
     exempt: Mapping[str, str] | None = None,
     compat: Mapping[str, Mapping[str, Any]] | None = None,
@@ -80,6 +81,8 @@ def merge_method(
         configure: of the kind rebuild: `(config, experts, *, …)`, from the base's configuration to the output's.
         check: of the kind rebuild: `(names of experts, *, …)` refuses parameters before anything is read.
         stacks: of the kind stream: its parameters `layers` and `expert` say which layers of which model are copied.
+        workspace: of the kind stream: what the function holds beside its inputs, so that `runtime.memory` is kept; with
+            an `inner`, beside what that one holds.
         laws: those it obeys, of `LAWS`; each is tested.
         exempt: for each law not claimed, why; shown on the method's page.
         compat: parameters that a peer's preset sets, by preset.
@@ -99,7 +102,7 @@ def merge_method(
         entry = Entry(
             name, summary, f"{function.__module__}:{function.__qualname__}", version, kind, category, paper, needs,
             unit, base, _location(kernel), laws, exempt or {}, _parameters(function, collect, rest), compat or {},
-            _further(stacks, parts),
+            _further(stacks, parts), workspace,
         )  # fmt: skip
         function.entry = entry  # type: ignore[attr-defined]
         function.prepare = prepare  # type: ignore[attr-defined]

@@ -83,12 +83,12 @@ def _histogram(
     """Return `(rows, columns, bins)` counts of a digit of every entry, which each column may choose for itself."""
     total = np.zeros((0, columns, BINS), np.int64)
     for block in read():
-        keys = _keys(block)
         if not len(total):
-            total = np.zeros((len(keys), columns, BINS), np.int64)
-        for row, own in enumerate(keys):
+            total = np.zeros((len(block), columns, BINS), np.int64)
+        for row, entries in enumerate(block):
+            keys = _keys(entries)
             for column in range(columns):
-                total[row, column] += np.bincount(digit(own, (row, column)), minlength=BINS)
+                total[row, column] += np.bincount(digit(keys, (row, column)), minlength=BINS)
     return total
 
 

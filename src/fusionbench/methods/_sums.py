@@ -3,7 +3,9 @@
 That of inner products is the order of `kernels.moments`, bit for bit.
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -36,23 +38,26 @@ def gram(vectors: Sequence[Tensor]) -> Tensor:
     Every angle and norm that the spherical methods need is in it, so that large tensors are read once for it and once
     for the result.
     """
-    height = max(1, BLOCK // max(vectors[0].shape[1], 1))
+    # Few rows at a time: each gives N² lanes, which for short rows would be many times the block.
+    height = max(1, BLOCK // (max(vectors[0].shape[1], 1) * len(vectors) ** 2))
     return torch.cat([_gram(rows) for rows in zip(*(torch.split(v, height) for v in vectors), strict=True)])
 
 
 def _gram(vectors: Sequence[Tensor]) -> Tensor:
     strips = zip(*(torch.split(vector, BLOCK, dim=1) for vector in vectors), strict=True)
-    return _total([_block_gram(torch.stack(strip).double()) for strip in strips])
+    return _total(map(_block_gram, strips))
 
 
-def _block_gram(block: Tensor) -> Tensor:
-    """Return the inner products `(rows, N, N)` of one block, `(N, rows, width)`."""
-    count, rows, width = block.shape
+def _block_gram(vectors: Sequence[Tensor]) -> Tensor:
+    """Return the inner products `(rows, N, N)` of one block, N tensors `(rows, width)`."""
+    count, (rows, width) = len(vectors), vectors[0].shape
     lanes = min(LANES, 1 << max(width - 1, 0).bit_length())
     steps = -(-width // lanes)
-    strips = torch.nn.functional.pad(block, (0, steps * lanes - width)).reshape(count, rows, steps, lanes).unbind(2)
-    total = torch.zeros(count, count, rows, lanes, dtype=block.dtype, device=block.device)
-    for strip in strips:
+    block = vectors[0].new_zeros(count, rows, steps * lanes, dtype=torch.float64)
+    for i, vector in enumerate(vectors):
+        block[i, :, :width] = vector
+    total = block.new_zeros(count, count, rows, lanes)
+    for strip in block.view(count, rows, steps, lanes).unbind(2):
         total += strip.unsqueeze(1) * strip
     while total.shape[3] > 1:
         half = total.shape[3] // 2
@@ -63,12 +68,9 @@ def _block_gram(block: Tensor) -> Tensor:
 def weighted_rows(vectors: Sequence[Tensor], coefficients: Tensor) -> Tensor:
     """Return Σ cᵢ·vᵢ row by row: `(rows, width)` from N tensors of that shape and coefficients `(rows, N)`."""
     factors = coefficients.to(vectors[0].dtype).unsqueeze(1).unbind(2)
-    return _total([vector * factor for vector, factor in zip(vectors, factors, strict=True)])
+    return _total(vector * factor for vector, factor in zip(vectors, factors, strict=True))
 
 
-def _total(terms: Sequence[Tensor]) -> Tensor:
+def _total(terms: Iterable[Tensor]) -> Tensor:
     """Return the sum of the terms, from the first on."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
+    return reduce(operator.add, terms)

@@ -10,7 +10,8 @@ from torch import Tensor
 from fusionbench.errors import ConfigError
 from fusionbench.kernels.tiles import BLOCK
 from fusionbench.methods._method import merge_method
-from fusionbench.methods._sums import row_sums
+from fusionbench.methods._sums import LANE, row_sums
+from fusionbench.registry import Workspace
 
 
 @merge_method(
@@ -20,6 +21,7 @@ from fusionbench.methods._sums import row_sums
     category="merge",
     version=1,
     unit="tensor",
+    workspace=Workspace(fixed=13.5),
     laws=("identity",),
     exempt={
         "order": "it takes exactly one expert",
@@ -65,7 +67,8 @@ def arcee_fusion(base: Tensor, experts: Sequence[Tensor], *, at_zero: Literal["a
 def _importance(base: Tensor, expert: Tensor) -> Tensor:
     """Return |θ₁−θ₀|·KL of each entry, `(entries,)` float64."""
     width = base.shape[-1] if base.dim() else 1
-    height = max(1, BLOCK // width)
+    # Rows are filled up to whole lanes where they are summed.
+    height = max(1, BLOCK // max(width, LANE))
     parts = []
     for old, new in zip(*(torch.split(v.reshape(-1, width), height) for v in (base, expert)), strict=True):
         old, new = old.double(), new.double()

@@ -8,6 +8,7 @@ from fusionbench.errors import ConfigError
 from fusionbench.kernels.combine import AVERAGE, WEIGHTED_AVERAGE, divisor
 from fusionbench.methods._method import merge_method
 from fusionbench.parameters import PerExpert, per_expert
+from fusionbench.registry import Workspace
 
 
 @merge_method(
@@ -44,6 +45,7 @@ def simple_average(experts: Sequence[Tensor]) -> Tensor:
     version=1,
     base="optional",
     kernel=WEIGHTED_AVERAGE,
+    workspace=Workspace(fixed=3.5, each=1),
     laws=("identity", "single"),
     exempt={
         "order": "each weight belongs to one expert",

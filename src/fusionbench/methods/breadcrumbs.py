@@ -13,6 +13,7 @@ from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import along, back_along, input_axis, whole
 from fusionbench.methods._sparsify import largest, rescaled
 from fusionbench.parameters import Density, PerExpert, Scale, Share, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 
@@ -24,6 +25,7 @@ from fusionbench.weights.plan import Site
     version=1,
     unit="tensor",
     kernel=BAND,
+    workspace=Workspace(fixed=8, each=1),
     laws=("identity", "order", "scale_zero"),
     exempt={
         "shift": "deltas are rounded differently when all inputs move, which can change which entries are kept",

@@ -9,6 +9,7 @@ from torch import Tensor
 from fusionbench.methods._inner import InnerMerge, inner_merge, prepared
 from fusionbench.methods._method import merge_method
 from fusionbench.parameters import Inner, PerExpert, Range, Scale, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
@@ -41,6 +42,7 @@ def prepare_consensus(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, 
     category="merge",
     version=1,
     prepare=prepare_consensus,
+    workspace=Workspace(fixed=0.5, each=3.3),
     laws=("identity", "order", "scale_zero"),
     exempt={
         "shift": "deltas are rounded differently when all inputs move, which can change which entries are kept",

@@ -18,6 +18,7 @@ from fusionbench.methods._random import uniform
 from fusionbench.methods._sparsify import Rescale, norm_ratio, place_of, rescaled
 from fusionbench.methods._sums import absolute_sum
 from fusionbench.parameters import Count, Density, PerExpert, Scale, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
@@ -90,6 +91,7 @@ def _added(totals: Sequence[Tensor], more: Sequence[Tensor]) -> list[Tensor]:
     version=2,
     kernel=THIN,
     prepare=prepare_dare,
+    workspace=Workspace(fixed=15.5, each=3.1),
     laws=("identity", "scale_zero", "shift"),
     exempt={
         "order": "masks are drawn by the experts' names: the order is no matter only where the names move along",

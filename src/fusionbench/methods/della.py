@@ -12,6 +12,7 @@ from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import back_per_output, per_output
 from fusionbench.methods._sparsify import Rescale, drawn, place_of, ranks, rescaled
 from fusionbench.parameters import Density, PerExpert, Scale, Share, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 
@@ -23,6 +24,7 @@ from fusionbench.weights.plan import Site
     version=2,
     unit="tensor",
     kernel=RANKED,
+    workspace=Workspace(fixed=16.5, each=1),
     laws=("identity", "scale_zero"),
     exempt={
         "order": "masks are drawn by the experts' names: the order is no matter only where the names move along",

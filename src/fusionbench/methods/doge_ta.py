@@ -13,6 +13,7 @@ from fusionbench.methods._rows import whole
 from fusionbench.methods._sparsify import largest
 from fusionbench.methods._spectral import adam, factors, is_matrix, oriented, rounding
 from fusionbench.parameters import Count, Density, PerExpert, Positive, StepCount, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
@@ -42,6 +43,7 @@ def prepare_doge(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]]
     version=1,
     unit="tensor",
     prepare=prepare_doge,
+    workspace=Workspace(fixed=16, each=3.3),
     laws=("identity", "order"),
     exempt={
         "scale_zero": "eta takes its place, and is positive",
@@ -82,11 +84,12 @@ def doge_ta(
         return base.clone()
     deltas = [expert - base for expert in experts]
     masks = _masks(deltas, per_expert(density, len(experts)), keep, site, prepared)
-    stacked = torch.stack([oriented(delta.double(), site) for delta in deltas])
+    stacked = torch.stack([oriented(delta, site) for delta in deltas]).double()
+    del deltas
     norms = torch.linalg.matrix_norm(stacked)
     scales = torch.where(norms > 0, eta / torch.where(norms > 0, norms, 1.0), 0.0)
     shift = _shift(stacked, scales, _shared(stacked, rounding(base), subspace), steps, learning_rate)
-    moved = scales[:, None, None] * (stacked + shift)
+    moved = (scale * (matrix + shift) for scale, matrix in zip(scales, stacked, strict=True))
     merged = sum(oriented(m, site) * mask for m, mask in zip(moved, masks, strict=True))
     return base + torch.as_tensor(merged).to(base.dtype)
 
@@ -105,8 +108,8 @@ def _shift(deltas: Tensor, scales: Tensor, basis: Tensor, steps: int, rate: floa
     """Return δ `(m, n)` for task matrices `(N, m, n)`."""
     weight = scales.sum()
     mixed = (scales[:, None, None] * deltas).sum(0)
-    rests = (deltas * (deltas - mixed)).sum(2).T.float()
-    rows = deltas.transpose(0, 1).float().contiguous()
+    rests = (deltas - mixed).mul_(deltas).sum(2).T.float()
+    rows = deltas.transpose(0, 1).to(torch.float32, memory_format=torch.contiguous_format)
 
     def gradient(shift: Tensor) -> Tensor:
         errors = rests - (rows @ shift[:, :, None])[:, :, 0] * weight.float()

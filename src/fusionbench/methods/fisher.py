@@ -12,6 +12,7 @@ from fusionbench.methods._fisher import collect_fisher
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._statistics import shares_of
 from fusionbench.parameters import PerExpert, Range
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Statistics = Iterator[tuple[Site, Sequence[Tensor]]]
@@ -57,6 +58,7 @@ def measure(
     base="unused",
     prepare=measure,
     collect=collect_fisher,
+    workspace=Workspace(fixed=4.5, each=2),
     laws=("identity", "order", "shift", "single"),
     exempt={"scale_zero": "there is no scale"},
     compat={

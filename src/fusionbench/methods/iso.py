@@ -9,6 +9,7 @@ from fusionbench.kernels.selection import kept
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._spectral import Rank, factors, is_matrix, limit_of, mean_of, oriented, polar
 from fusionbench.parameters import Scale, Share
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 _PEERS = {"embeddings": True, "rank": "full"}
@@ -22,6 +23,7 @@ _SINGLE = {"single": "a single task vector's spectrum is flattened too"}
     category="merge",
     version=1,
     unit="tensor",
+    workspace=Workspace(fixed=14, each=1),
     laws=("identity", "order", "scale_zero"),
     exempt={**_SINGLE, "shift": "deltas are rounded differently when all inputs move, which can add a direction"},
     compat={"paper": {}, "official": _PEERS, "fusion_bench": _PEERS},
@@ -56,6 +58,7 @@ def iso_c(
     category="merge",
     version=1,
     unit="tensor",
+    workspace=Workspace(fixed=26.5, each=1),
     laws=("identity", "order", "scale_zero"),
     exempt={**_SINGLE, "shift": "rounding can reorder equal singular values, and which of them are kept matters"},
     compat={"paper": {}, "official": _PEERS, "fusion_bench": _PEERS},
@@ -87,7 +90,7 @@ def iso_cts(
     if not is_matrix(base, site, embeddings=embeddings):
         return base + mean_of(deltas) * scale
     limit = limit_of(base, rank)
-    matrices = [oriented(delta.double(), site) for delta in deltas]
+    matrices = [oriented(delta, site) for delta in deltas]
     specific = _specific(min(base.shape), len(experts), common)
     merged = _joined(matrices, specific, limit) if specific else _flattened(_total(matrices), limit)
     return base + (oriented(merged, site) * scale).to(base.dtype)
@@ -116,7 +119,7 @@ def _joined(deltas: Sequence[Tensor], specific: int, limit: float | None) -> Ten
     total = _total(deltas)
     shared = factors(total, limit, min(total.shape) - specific * len(deltas))
     parts = []
-    for delta in deltas:
+    for delta in map(Tensor.double, deltas):
         rest = delta - shared.left @ (shared.left.T @ delta)
         parts.append(factors(rest, limit, specific, torch.linalg.matrix_norm(delta)))
     parts.append(shared)

@@ -11,6 +11,7 @@ from fusionbench.methods._inner import InnerMerge, inner_merge, prepared
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._spectral import is_matrix, oriented
 from fusionbench.parameters import Inner, Share
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Cut = Literal["relative", "absolute"]
@@ -63,6 +64,7 @@ def prepare_knots(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]
     version=1,
     unit="tensor",
     prepare=prepare_knots,
+    workspace=Workspace(fixed=2, each=4.4, squares=9.1, side="longer"),
     laws=("identity", "order"),
     exempt={
         "scale_zero": "the scale is the inner method's",
@@ -125,14 +127,15 @@ def _represented(
     The left singular vectors of the joined matrices are the eigenvectors of the sum of their Gram matrices. In dropped
     directions the basis and the coordinates are zero. The coordinates are of the experts' own precision.
     """
-    matrices = [oriented(delta, site).double() for delta in deltas]
+    matrices = [oriented(delta, site) for delta in deltas]
     if joined == "outputs":
         matrices = [matrix.T for matrix in matrices]
-    total = matrices[0] @ matrices[0].T
-    for matrix in matrices[1:]:
-        total = total + matrix @ matrix.T
+    # One expert at a time is in float64.
+    total = matrices[0].double() @ matrices[0].double().T
+    for matrix in map(Tensor.double, matrices[1:]):
+        total += matrix @ matrix.T
     squares, vectors = torch.linalg.eigh(total)
     values = squares.flip(0).clamp(min=0).sqrt()
     live = values > (tolerance * values[0] if cut == "relative" else tolerance)
     basis = vectors.flip(1) * live
-    return basis, live, [(basis.T @ matrix).to(deltas[0].dtype) for matrix in matrices]
+    return basis, live, [(basis.T @ matrix.double()).to(deltas[0].dtype) for matrix in matrices]

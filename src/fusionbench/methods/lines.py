@@ -12,6 +12,7 @@ from fusionbench.methods._inner import InnerMerge, inner_merge, prepared
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._sums import absolute_sum
 from fusionbench.parameters import Inner, Scale
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
@@ -46,6 +47,7 @@ def prepare_lines(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]
     version=1,
     unit="tensor",
     prepare=prepare_lines,
+    workspace=Workspace(fixed=3.5, each=0.3),
     laws=("identity", "order", "shift"),
     exempt={
         "scale_zero": "alpha = beta = 0 takes its place",

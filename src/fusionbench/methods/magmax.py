@@ -7,6 +7,7 @@ from torch import Tensor
 
 from fusionbench.methods._method import merge_method
 from fusionbench.parameters import Scale
+from fusionbench.registry import Workspace
 
 
 @merge_method(
@@ -15,6 +16,7 @@ from fusionbench.parameters import Scale
     kind="stream",
     category="merge",
     version=1,
+    workspace=Workspace(fixed=4.5),
     laws=("identity", "scale_zero"),
     exempt={
         "order": "of entries that moved equally far in opposite directions the later expert's is taken",

@@ -11,6 +11,7 @@ from fusionbench.kernels.angles import STOCK, check_several
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import back_per_output, per_output, whole
 from fusionbench.methods._sums import gram, weighted_rows
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Average = Literal["cosine", "angle"]
@@ -25,6 +26,7 @@ SmallNorms = Literal["exact", "floor", "offset"]
     version=1,
     unit="tensor",
     kernel=STOCK,
+    workspace=Workspace(each=1, blocks=12),
     laws=("identity", "order"),
     exempt={
         "scale_zero": "there is no scale: t follows from the angles",

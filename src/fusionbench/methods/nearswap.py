@@ -9,6 +9,7 @@ from torch import Tensor
 from fusionbench.errors import ConfigError
 from fusionbench.methods._method import merge_method
 from fusionbench.parameters import Range
+from fusionbench.registry import Workspace
 
 Distance = Annotated[float, Range(0)]
 
@@ -19,6 +20,7 @@ Distance = Annotated[float, Range(0)]
     kind="stream",
     category="merge",
     version=1,
+    workspace=Workspace(fixed=3.5),
     laws=("identity", "shift"),
     exempt={
         "order": "it takes exactly one expert",

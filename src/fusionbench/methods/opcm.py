@@ -11,6 +11,7 @@ from fusionbench.methods._rows import whole
 from fusionbench.methods._spectral import factors, is_matrix, rounding
 from fusionbench.methods._sums import gram
 from fusionbench.parameters import Range
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Projector = Literal["block", "cross"]
@@ -38,6 +39,7 @@ def prepare_opcm(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]]
     version=1,
     unit="tensor",
     prepare=prepare_opcm,
+    workspace=Workspace(fixed=20, each=1),
     laws=("identity", "single"),
     exempt={
         "order": "the experts come one after another, each projected against those before it",

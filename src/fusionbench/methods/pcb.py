@@ -10,6 +10,7 @@ from torch import Tensor
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._quantiles import Floats, one_for_all, order_statistics, rank_above, rank_below
 from fusionbench.parameters import Density, PerExpert, Range, Scale, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Agreement = Literal["deltas", "normalized", "pairwise"]
@@ -62,6 +63,7 @@ def prepare_pcb(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]],
     category="merge",
     version=1,
     prepare=prepare_pcb,
+    workspace=Workspace(fixed=0, each=8.5),
     laws=("identity", "order", "scale_zero"),
     exempt={
         "shift": "deltas are rounded differently when all inputs move, which can change which entries are kept",
@@ -99,7 +101,7 @@ def pcb(
     clipped, balance = _balance(rows, bounds.low.to(rows), bounds.high.to(rows), agreement)
     score = _unit(balance, bounds.floor.to(rows), bounds.top.to(rows))
     factors = torch.tensor(per_expert(weights, len(experts)), dtype=rows.dtype, device=rows.device)
-    merged = (clipped * score * factors[:, None]).sum(0) / score.sum(0).clamp(min=1e-12)
+    merged = clipped.mul_(score).mul_(factors[:, None]).sum(0) / score.sum(0).clamp(min=1e-12)
     return base + (merged.view(base.shape) * scale).to(base.dtype)
 
 
@@ -110,20 +112,21 @@ def _rows(base: Tensor, experts: Sequence[Tensor]) -> Tensor:
 
 def _balance(rows: Tensor, low: Tensor, high: Tensor, agreement: Agreement) -> tuple[Tensor, Tensor]:
     """Return the clipped task vectors and their balances, up to one factor for all, which the scores do not see."""
-    sizes = rows.abs().clamp(low, high)
+    sizes = rows.abs().clamp_(low, high)
     unit = _unit(sizes, low, high)
-    signed = rows.sign() * unit
+    compared = rows if agreement == "deltas" else rows.sign().mul_(unit)
     if agreement == "pairwise":
-        agreed = torch.stack([torch.tanh(own * signed).sum(0) for own in signed])
+        agreed = torch.stack([torch.tanh(own * compared).sum(0) for own in compared])
     else:
-        agreed = torch.tanh(rows * (rows if agreement == "deltas" else signed).sum(0))
-    return rows.sign() * sizes, torch.exp(len(rows) * (unit.square() - 1)) * agreed
+        agreed = (rows * compared.sum(0)).tanh_()
+    return sizes.mul_(rows.sign()), unit.square_().sub_(1).mul_(len(rows)).exp_().mul_(agreed)
 
 
 def _unit(values: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """Return where values lie between two bounds, in [0, 1]; 0 where the bounds are one."""
     spread = high - low
-    return torch.where(spread > 0, (values.maximum(low) - low) / torch.where(spread > 0, spread, 1.0), 0.0)
+    lifted = values.maximum(low).sub_(low)
+    return lifted.div_(torch.where(spread > 0, spread, 1.0)).masked_fill_(spread <= 0, 0.0)
 
 
 def _bounds(rows: Tensor, density: float, clip: float, agreement: Agreement) -> Bounds:

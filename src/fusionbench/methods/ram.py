@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fusionbench.methods._method import merge_method
 from fusionbench.parameters import Range
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
@@ -44,6 +45,7 @@ def prepare_ram(read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]],
     category="merge",
     version=1,
     prepare=prepare_ram,
+    workspace=Workspace(fixed=4.5, each=3.6),
     laws=("identity", "order"),
     exempt={
         "scale_zero": "there is no scale",

@@ -12,6 +12,7 @@ from fusionbench.methods._context import Context
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._statistics import CollectSplit, InputGrams, drawn, shares_of
 from fusionbench.parameters import Count, PerExpert, Range, Share
+from fusionbench.registry import Workspace
 from fusionbench.tasks import Task
 from fusionbench.tasks.base import WritesAnswers
 from fusionbench.weights.plan import Site
@@ -61,6 +62,7 @@ def collect_grams(
     unit="tensor",
     base="unused",
     collect=collect_grams,
+    workspace=Workspace(fixed=17),
     laws=("identity", "order", "shift", "single"),
     exempt={"scale_zero": "there is no scale"},
     compat={

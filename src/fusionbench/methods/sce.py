@@ -11,6 +11,7 @@ from fusionbench.methods._method import merge_method
 from fusionbench.methods._rows import whole
 from fusionbench.methods._sums import gram
 from fusionbench.parameters import Density
+from fusionbench.registry import Workspace
 
 Thresholds = Literal["relative", "absolute"]
 
@@ -23,6 +24,7 @@ Thresholds = Literal["relative", "absolute"]
     version=1,
     unit="tensor",
     kernel=MAJORITY,
+    workspace=Workspace(each=3.5),
     laws=("identity", "order"),
     exempt={
         "scale_zero": "there is no scale",

@@ -14,6 +14,7 @@ from fusionbench.methods._rows import along, back_along, input_axis, whole
 from fusionbench.methods._sphere import STRAIGHT, ZeroNorm, arc, frechet_mean, mean_direction
 from fusionbench.methods._sums import gram, weighted_rows
 from fusionbench.parameters import Count, PerExpert, Positive, Range, Share, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 NonNegative = Annotated[float, Range(0)]
@@ -37,6 +38,7 @@ OF_DELTAS = {
     unit="tensor",
     base="optional",
     kernel=ARC,
+    workspace=Workspace(blocks=2.1),
     laws=("identity",),
     exempt={
         "order": "t counts from the first model to the second",
@@ -79,6 +81,7 @@ def _two_ends(base: Tensor | None, experts: Sequence[Tensor]) -> Sequence[Tensor
     unit="tensor",
     base="optional",
     kernel=ARC_BETWEEN,
+    workspace=Workspace(each=1, blocks=12),
     laws=("identity",),
     exempt={
         "order": "each weight belongs to one expert, and it takes exactly two",
@@ -127,6 +130,7 @@ def nuslerp(
     version=1,
     unit="tensor",
     base="optional",
+    workspace=Workspace(each=1, blocks=2.1),
     laws=("identity", "order", "single"),
     exempt=OF_DELTAS,
 )
@@ -163,6 +167,7 @@ def multislerp(
     version=1,
     unit="tensor",
     base="unused",
+    workspace=Workspace(blocks=2.1),
     laws=("identity", "order", "single"),
     exempt=OF_WEIGHTS,
 )

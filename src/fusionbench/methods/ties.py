@@ -13,6 +13,7 @@ from fusionbench.methods._combine import Disjoint, ElectOn, elect, merge_agreein
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._random import uniform
 from fusionbench.parameters import Density, PerExpert, Scale, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 Chunks = Iterator[tuple[Site, Tensor, Sequence[Tensor]]]
@@ -64,6 +65,7 @@ def _draws(chunks: Chunks) -> Chunks:
     version=2,
     kernel=CONSENSUS,
     prepare=prepare_ties,
+    workspace=Workspace(fixed=14.5, each=3),
     laws=("identity", "order", "scale_zero"),
     exempt={
         "shift": "deltas are rounded differently when all inputs move, which can change which entries are kept",

@@ -11,6 +11,7 @@ from fusionbench.kernels.selection import kept
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._spectral import Rank, factors, is_matrix, limit_of, mean_of, polar
 from fusionbench.parameters import Density, PerExpert, Scale, per_expert
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 _PEERS = {"embeddings": True, "rank": "full", "small": "keep"}
@@ -23,6 +24,7 @@ _PEERS = {"embeddings": True, "rank": "full", "small": "keep"}
     category="merge",
     version=1,
     unit="tensor",
+    workspace=Workspace(fixed=20.5, each=1),
     laws=("identity", "order", "scale_zero", "single"),
     exempt={"shift": "rounding can reorder equal singular values, and which of them are kept matters"},
     compat={"paper": {}, "official": _PEERS, "fusion_bench": _PEERS},

@@ -9,6 +9,7 @@ from torch import Tensor
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._spectral import Others, adam, is_matrix, mean_of, oriented, rounding
 from fusionbench.parameters import Count, Positive
+from fusionbench.registry import Workspace
 from fusionbench.weights.plan import Site
 
 _UNSAFE = 1e-10
@@ -22,6 +23,7 @@ _UNSAFE = 1e-10
     category="merge",
     version=1,
     unit="tensor",
+    workspace=Workspace(fixed=11.5, each=1, squares=6.5, side="inputs"),
     laws=("identity", "order"),
     exempt={
         "scale_zero": "there is no scale",
@@ -56,7 +58,7 @@ def wudi(
     deltas = [expert - base for expert in experts]
     if not is_matrix(base, site, embeddings=embeddings):
         return base + mean_of(deltas) if others == "mean" else base.clone()
-    matrices = [oriented(delta.double(), site) for delta in deltas]
+    matrices = [oriented(delta, site) for delta in deltas]
     total, grams, targets = _sums(matrices)
     if solver == "closed_form":
         merged = targets @ _inverse(grams, rounding(base) ** 2)
@@ -70,14 +72,15 @@ def wudi(
 
 
 def _sums(deltas: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return Σ τᵢ, Σ Aᵢ and Σ τᵢAᵢ."""
-    total = torch.zeros_like(deltas[0])
+    """Return Σ τᵢ, Σ Aᵢ and Σ τᵢAᵢ in float64, with one expert at a time in it."""
+    total = torch.zeros_like(deltas[0], dtype=torch.float64)
     grams = total.new_zeros(total.shape[1], total.shape[1])
     targets = torch.zeros_like(total)
-    for delta in deltas:
+    for delta in map(Tensor.double, deltas):
         squares = delta.square().sum()
         scaled = delta * torch.where(squares > 0, 1 / squares, 0.0)
-        total, grams = total + delta, grams + delta.T @ scaled
+        total += delta
+        grams += delta.T @ scaled
         # The order of the products is that of the smaller result.
         outputs_first = delta.shape[0] < delta.shape[1]
         targets += (delta @ delta.T) @ scaled if outputs_first else delta @ (delta.T @ scaled)

@@ -237,7 +237,7 @@ def _evaluated(asked: Asked, setting: Setting, out: Path | None, processes: Proc
     identity = setting.identity(inputs)
     place = out or Path("runs") / "evaluated" / identity.removeprefix("sha256:")[:8]
     with locked(place) if processes.is_main else nullcontext():
-        if processes.from_main(lambda: state_of(place, identity, force=False)) is State.finished:
+        if processes.from_main(lambda: state_of(place, identity, force=None)) is State.finished:
             return processes.from_main(lambda: Report.load(place))
         if processes.is_main:
             begin(place, setting.recipe, identity)

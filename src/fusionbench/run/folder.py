@@ -35,8 +35,13 @@ def default_folder(recipe: Recipe, identity: str) -> Path:
     return Path("runs") / place / f"{recipe.method.name}-{identity.removeprefix('sha256:')[:8]}"
 
 
-def state_of(folder: Path, identity: str, *, force: bool) -> State:
+def state_of(folder: Path, identity: str, *, force: bool | None) -> State:
     """Return what a run of this identity finds; with `force`, a folder that fusionbench made is emptied first.
+
+    Args:
+        folder: of the run.
+        identity: of the run.
+        force: None where the command has no such option, which the error then does not name.
 
     Raises:
         OutputError: where the folder holds another run, or files that are not ours.
@@ -50,9 +55,10 @@ def state_of(folder: Path, identity: str, *, force: bool) -> State:
         shutil.rmtree(folder)
         return State.new
     if held != identity:
+        anew = "" if force is None else ", or add --force to make it anew"
         raise OutputError(
             f"{folder} holds another run ({held[:20]}…; this one is {identity[:20]}…): the recipe, its inputs or a "
-            "version differ. Choose another folder with --out, or add --force to make it anew."
+            f"version differ. Choose another folder with --out{anew}."
         )
     return State.finished if (folder / REPORT).is_file() else State.unfinished
 

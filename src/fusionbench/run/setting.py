@@ -5,6 +5,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from fusionbench.config import Recipe, SuiteConfig, TasksConfig, identity
@@ -26,6 +27,8 @@ INDIVIDUAL = "individual"
 """What the experts' own scores are called among a report's inputs."""
 HEAD = "head "
 """What the name of a head among a report's inputs begins with; its task follows."""
+LEARNED = ("adapters", "coefficients", "gates", "logits", "routers")
+"""Parameters of methods that say where lies what an earlier run learned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ class Setting:
             models = self.suite.suite.pool
             here = {models.base, *(ref for expert in models.experts.values() for ref in (expert.model, expert.adapter))}
             found |= _digests({task: head for task, head in self.heads.items() if head not in here})
-        return found
+        return found | _digests_of_learned(self.recipe.method.params, "method")
 
     def inputs_of_scoring(self) -> dict[str, str]:
         """Return a digest of all but the scored model that goes into its scores, by name."""
@@ -109,6 +112,17 @@ def _digests(heads: Mapping[str, str]) -> dict[str, str]:
         f"{HEAD}{task}": (open_adapter_tensors(head) if is_adapter(head) else open_source(head)).fingerprint()
         for task, head in heads.items()
     }
+
+
+def _digests_of_learned(params: Mapping[str, Any], path: str) -> dict[str, str]:
+    """Return a digest of each file that a method or its inner one takes over; of what is missing the method tells."""
+    found: dict[str, str] = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping):
+            found |= _digests_of_learned(value, f"{path}.{name}")
+        elif name in LEARNED and isinstance(value, str) and Path(value).expanduser().exists():
+            found[f"{path}.{name}"] = open_source(value).fingerprint()
+    return found
 
 
 def recorded_scores(pool: Pool, tasks: TasksConfig, wanted: Sequence[str]) -> dict[str, dict[str, float]]:

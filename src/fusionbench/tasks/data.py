@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fusionbench.cache import cache_folder
 from fusionbench.errors import ConfigError
 from fusionbench.families import ImageProcessor
-from fusionbench.weights.partial import settle, sync, written_to
+from fusionbench.weights.partial import settle, written_to
 
 FORMAT = 1
 """Raised when the same inputs are prepared into other bytes, so that older files are not used again."""
@@ -111,14 +111,21 @@ def _labels_of(place: Path) -> Path:
 def _write(raw: RawSplit, processor: ImageProcessor, corruption: Corruption | None, place: Path) -> None:
     """Write labels and images; the images' file takes its name last, so that its being there means that all is."""
     images, labels = raw.read()
-    np.save(_labels_of(place), labels)
-    sync(_labels_of(place))
+    save_array(labels, _labels_of(place))
     partial = place.with_suffix(".partial")
     shape = (raw.count, processor.size, processor.size, 3)
     prepared = open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
     for index, image in zip(range(raw.count), images, strict=True):
         prepared[index] = processor.prepare(corruption.apply(_in_colour(image), index) if corruption else image)
     prepared.flush()
+    settle(partial, place)
+
+
+def save_array(array: NDArray[Any], place: Path) -> None:
+    """Write an array's file, which takes its name when it is whole and on disk."""
+    partial = place.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.save(stream, array)
     settle(partial, place)
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from fusionbench.cache import cache_folder
 from fusionbench.errors import ConfigError, MissingData
 from fusionbench.families import TokenProcessor
-from fusionbench.tasks.data import Labels
+from fusionbench.tasks.data import Labels, save_array
 from fusionbench.tasks.order import Indices
-from fusionbench.weights.partial import settle, sync, written_to
+from fusionbench.weights.partial import written_to
 
 FORMAT = 1
 """Raised when the same inputs are prepared into other tokens, so that older files are not used again."""
@@ -125,14 +125,9 @@ def _write(raw: RawTexts, processor: TokenProcessor, place: Path) -> None:
         number = int(np.flatnonzero(lengths == 0)[0])
         raise ConfigError(f"Example {number} of the split is empty ({said.texts[number]!r}); a model needs a token.")
     ends, labels = _beside(place)
-    np.save(ends, np.cumsum(lengths))
-    np.save(labels, said.labels)
-    for path in (ends, labels):
-        sync(path)
-    tokens = np.stack([np.concatenate([row[name] for row in rows]) for name in rows[0]]).astype(np.int32)
-    partial = place.with_suffix(".partial.npy")
-    np.save(partial, tokens)
-    settle(partial, place)
+    save_array(np.cumsum(lengths), ends)
+    save_array(said.labels, labels)
+    save_array(np.stack([np.concatenate([row[name] for row in rows]) for name in rows[0]]).astype(np.int32), place)
 
 
 def from_texts(texts: Texts) -> RawTexts:

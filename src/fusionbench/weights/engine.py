@@ -22,10 +22,13 @@ from fusionbench.weights.finite import bad_result
 from fusionbench.weights.headers import NUMPY, as_buffer, entries
 from fusionbench.weights.jobs import Job, Passes, Sink, batches, in_order, total_entries
 from fusionbench.weights.plan import Plan
+from fusionbench.weights.workspace import bytes_at_work
 
 Advance = Callable[[int], None]
 IN_FLIGHT = 4
 """States of first passes that are held at a time, by thread: one that grows, two that wait, one that is added to."""
+COPYING = 2 * BLOCK * 4
+"""Bytes that copying or casting a block of a tensor takes."""
 
 
 class Prepared(NamedTuple):
@@ -36,11 +39,12 @@ class Prepared(NamedTuple):
 
 
 class Crew(NamedTuple):
-    """Who works on a plan: threads at a time, and the bytes that are left for a sample."""
+    """Who works on a plan: threads at a time, the bytes that each takes, and those that are left for a sample."""
 
     worker: Any
     unit: str
     threads: int
+    job: int
     room: int | None
 
 
@@ -123,22 +127,21 @@ def crew_of(
     experts = max((len(step.experts) + len(step.statistics) for step in plan), default=0)
 
     def bytes_of(held: int) -> int:
-        return (experts + 4) * held * 4 + 2 * BLOCK * 4 + (IN_FLIGHT * kernel.state(experts) if kernel else 0)
+        return (experts + 4) * held * 4 + COPYING + (IN_FLIGHT * kernel.state(experts) if kernel else 0)
 
     if kernel is None:
         from fusionbench.weights.tensors import TorchWorker
 
-        unit, held = method.unit, BLOCK if method.unit == "element" else max((s.held for s in plan), default=0)
+        unit, job = method.unit, bytes_at_work(plan, method, values) + COPYING
         worker: Any = TorchWorker(plan, method, device)
     else:
         whole = kernel.whole(dict(values))
         worker = ArrayWorker(plan, kernel, whole=whole)
         if memory is not None and memory < bytes_of(worker.widest):
             worker = ArrayWorker(plan, kernel, whole=whole, tight=True)
-        unit, held = "lines" if kernel.rows else "element", worker.widest
-    job = bytes_of(held)
+        unit, job = "lines" if kernel.rows else "element", bytes_of(worker.widest)
     at_once = _threads(job, threads or os.cpu_count() or 1, memory)
-    return Crew(worker, unit, at_once, None if memory is None else memory - at_once * job)
+    return Crew(worker, unit, at_once, job, None if memory is None else memory - at_once * job)
 
 
 def _run(plan: Plan, job: Job, sink: Sink, worker: Any) -> None:
