@@ -95,6 +95,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "dispatch": scale_records.dispatch_table,
     "mixing benchmark": side_by_side.mixing_table,
     "adaptation benchmark": side_by_side.adaptation_table,
+    "adaptation by concrete": lambda: side_by_side.adaptation_table("adaptation-concrete"),
     "sources of numbers": method_numbers.note,
 }
 

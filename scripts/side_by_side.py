@@ -25,9 +25,9 @@ def mixing_table() -> str:
     return "\n".join([*lines, "", f"{note} alone, which no mixture of it can go below. {origin(record)}"])
 
 
-def adaptation_table() -> str:
+def adaptation_table(name: str = "adaptation") -> str:
     """Return one line a method and number of tasks: its step, in terms of the floor, and its peak."""
-    record = read("adaptation")
+    record = read(name)
     floors = {row["tasks"]: row["step"] for row in record["values"]["rows"] if row["what"] == "floor"}
     lines = ["| tasks | what | s a step | of the floor | peak, MB |", "|---" * 5 + "|"]
     for row in record["values"]["rows"]:

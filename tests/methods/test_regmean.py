@@ -281,4 +281,4 @@ def test_the_memory_that_a_merge_needs_counts_the_gram_matrices() -> None:
     statistics = {name: {"w": torch.eye(600)} for name in models}
     with pytest.raises(ConfigError, match="needs at least"):
         fuse("regmean", None, models, run={"memory": 7 * 600 * 600 * 4}, statistics=statistics)
-    fuse("regmean", None, models, run={"memory": 2**25}, statistics=statistics)
+    fuse("regmean", None, models, run={"memory": 2**26}, statistics=statistics)
