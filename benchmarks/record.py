@@ -5,15 +5,23 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 
-def write_record(path: Path, values: dict[str, Any]) -> None:
-    """Write `values` with the command, the commit, the date and the machine."""
+def write_record(path: Path, values: dict[str, Any], arguments: Sequence[str] | None = None) -> None:
+    """Write `values` with the command, the commit, the date and the machine.
+
+    Args:
+        path: of the record file.
+        values: what was measured.
+        arguments: of the command that measures all of it, where it was measured in several goes; default: the present
+            ones.
+    """
     record = {
-        "command": " ".join(["python", *(_relative(argument) for argument in sys.argv)]),
+        "command": " ".join(["python", *map(_relative, [sys.argv[0], *(arguments or sys.argv[1:])])]),
         "commit": _commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),

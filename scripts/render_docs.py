@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import adaptive_results
+import build_times
 import experiment_pages
 import experiments_table
 import family_parts
@@ -113,6 +114,7 @@ NAMED: dict[str, Callable[[str], str]] = {
     "table": results_table,
     "seeds": adaptive_results.seeds_table,
     "answer": answer_table,
+    "builds": build_times.build_times,
     "numbers": method_numbers.numbers,
 }
 
