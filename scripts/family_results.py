@@ -27,8 +27,8 @@ def table(suites: dict[str, Any], value: str) -> str:
     return "\n".join(lines)
 
 
-def results(record: dict[str, Any]) -> str:
-    """Return both tables, with what they say and where they come from."""
+def results(record: dict[str, Any], size: str) -> str:
+    """Return both tables of a size, with what they say and where they come from."""
     suites = record["values"]["suites"]
     made = origin(record)
     return "\n".join([
@@ -36,9 +36,9 @@ def results(record: dict[str, Any]) -> str:
         "", table(suites, "normalized"), "",
         "Mean of the tasks' primary metrics where these are of one kind: accuracy, and for T5 also a rank correlation:",
         "", table(suites, "average"), "",
-        f"Mean over the suite seeds ± standard error; one seed has none. Size `small`, default parameters. {made}",
+        f"Mean over the suite seeds ± standard error; one seed has none. Size `{size}`, default parameters. {made}",
     ])  # fmt: skip
 
 
-def families_results() -> str:
-    return results(read("families-small"))
+def families_results(size: str) -> str:
+    return results(read(f"families-{size}"), size)

@@ -50,7 +50,7 @@ def _table(lines: list[Line]) -> list[str]:
     if not any(line.printed for line in lines):
         return ["| where | here |", "|---|---|", *(f"| {line.where} | {line.here} |" for line in lines)]
     rows = (f"| {line.where} | {line.here} | {line.printed or '–'} |" for line in lines)
-    return ["| where | here | printed |", "|---|---|---|", *rows]
+    return ["| where | here | printed, on the papers' models |", "|---|---|---|", *rows]
 
 
 def _elsewhere(method: str) -> list[str]:
@@ -64,7 +64,7 @@ def _experiments(wanted: tuple[str, ...]) -> list[str]:
     found = [experiment.name for experiment in every_experiment() if _named(experiment, wanted)]
     links = ", ".join(f"[{name}](../experiments/{name}.md)" for name in found)
     if not found:
-        return ["No experiment remakes a printed row of it."]
+        return ["No experiment reproduces a printed row of it."]
     if len(found) <= SHOWN:
         return [f"Experiments with a row of it: {links}."]
     summary = f"<summary>{len(found)} experiments have a row of it</summary>"

@@ -64,7 +64,8 @@ def methods_table(prefix: str) -> str:
     for name in own_methods():
         entry = methods[name]
         link = f"[`{name}`]({prefix}{page_of(name)}.md)"
-        lines.append(f"| {link} | {entry.category} | {paper_link(entry.paper)} | {typeset(escaped(entry.summary))} |")
+        result = typeset(escaped(entry.summary.removeprefix("Return ")))
+        lines.append(f"| {link} | {entry.category} | {paper_link(entry.paper)} | {result} |")
     return "\n".join(lines)
 
 

@@ -67,7 +67,7 @@ def test_defaults_are_shown_as_they_are_typed_and_only_numbers_have_a_range(cli)
     surgery = cli("show", "surgery").out.splitlines()
     lines = {line.split()[0]: line.split()[1:] for line in surgery if line and not line.startswith(" ")}
     assert lines["inner"][:3] == ['{"name":', '"task_arithmetic"}', "method"]
-    assert lines["normalise"][:2] == ["false", "boolean"]
+    assert lines["normalize"][:2] == ["false", "boolean"]
     assert lines["adapters"][:3] == ["null", "string", "an"]
     assert lines["batch"][:4] == ["16", "integer", "[1,", "inf)"]
 
@@ -77,6 +77,8 @@ def test_a_suite_is_shown_with_what_it_sets_and_its_page_and_a_family_with_what_
     assert "smile:      method.gate_k=4 method.k=16" in shown
     assert shown.rstrip().endswith("docs/suites-mini-clip.md")
     assert cli("show", "mini/t5_lora").out.rstrip().endswith("docs/suites-mini-t5.md")
+    for name in ("mini/t5_choices", "mini/ia3"):
+        assert cli("show", name).out.rstrip().endswith("docs/suites-mini-choices.md")
     assert cli("show", "t5-base/ties7").out.rstrip().endswith("docs/suites-papers.md")
     family = cli("show", "clip").out
     assert "  serves   clip\n" in family

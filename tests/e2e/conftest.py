@@ -13,6 +13,13 @@ from fusionbench.cli import main
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder: `./check` leaves them to `.ci/run`."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker("whole")
+
+
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache that is empty when the session begins and shared by its workers."""

@@ -90,6 +90,20 @@ def test_ia3_experts_are_merged_in_their_own_space_and_the_adapter_is_evaluated_
     assert again.returncode == 0, again.stderr
 
 
+def test_regmean_of_ia3_experts_is_their_average_since_vectors_are_no_linear_maps(fusionbench, suite, tmp_path):
+    named = tune(fusionbench, suite, "ia3")
+    found = []
+    for method in ("regmean", "simple_average"):
+        out = tmp_path / method
+        done = fusionbench("run", f"suite={named}", f"method={method}", "space=adapter", "--out", out)
+        assert done.returncode == 0, done.stderr
+        found.append(load_file(out / "model/adapter_model.safetensors"))
+    regmean, average = found
+    assert regmean.keys() == average.keys()
+    for name, vector in average.items():
+        np.testing.assert_allclose(regmean[name], vector, atol=1e-6)
+
+
 def test_reference_rows_of_ia3_experts_are_models_in_either_space(fusionbench, suite, tmp_path):
     named = tune(fusionbench, suite, "ia3")
     for space in ("dense", "adapter"):
@@ -111,7 +125,7 @@ def test_an_adapter_is_evaluated_on_the_suites_base(fusionbench, suite):
     ("tuning", "tail", "message"),
     [
         ("ia3", ("method=ties",), "Say which space it is merged in"),
-        ("ia3", ("method=regmean", "space=adapter"), "regmean looks at models and data"),
+        ("ia3", ("method=fisher", "space=adapter"), "fisher looks at models and data"),
         ("ia3", ("method=adamerging", "space=adapter"), "adamerging looks at models and data"),
         ("ia3", ("method=ties", "space=adapter", "output.model=false"), "has to be written"),
         ("lora", ("method=ties", "space=adapter"), "LoRA adapters are merged as models"),

@@ -86,6 +86,12 @@ def test_latex_is_a_booktabs_table_with_special_letters_escaped():
     ]
 
 
+def test_signs_that_a_label_may_hold_break_no_table():
+    odd = replace(ANSWER, lines=(Line("α|β 10^-3 {$x}", {}, {"mnist": Value(90.0)}, {"mnist": 91.0}, {}),))
+    assert r"| α\|β 10^-3 {$x} | 90.0 (91.0) |" in as_markdown(odd)
+    assert r"α|β 10\textasciicircum{}-3 \{\$x\} & 90.0 (91.0)" in as_latex(odd)
+
+
 def test_a_shorter_profile_and_what_it_leaves_out_stand_above_the_table():
     steps = load_experiment("steps-adamerging-clip-b32")
     text = as_markdown(Answer(steps, "mini", "quick", (0, 1), LINES))

@@ -101,3 +101,56 @@ def test_token_types_are_padded_with_zeros():
     pair = {"input_ids": [2, 5, 3, 6, 3], "token_type_ids": [0, 0, 0, 1, 1]}
     batch = FAMILY.collate([pair, {"input_ids": [2, 5, 3], "token_type_ids": [0, 0, 0]}])
     assert batch["token_type_ids"].tolist() == [[0, 0, 0, 1, 1], [0, 0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("prefix", ["roberta.", ""])
+def test_the_pooler_of_a_roberta_of_the_hub_is_passed_over_and_stays_the_bases_in_a_merge(tmp_path, prefix):
+    from safetensors.torch import load_file, save_file
+    from transformers import RobertaConfig, RobertaForSequenceClassification
+
+    from fusionbench import fuse
+
+    config = RobertaConfig(**SIZE, type_vocab_size=1)
+    for name in ("expert", "base"):
+        RobertaForSequenceClassification(config).save_pretrained(tmp_path / name)
+    expert = load_file(tmp_path / "expert/model.safetensors")
+    body = {n.removeprefix("roberta."): t for n, t in expert.items() if n.startswith("roberta.")}
+    base = {prefix + name: tensor + 1 for name, tensor in body.items()}
+    base |= {f"{prefix}pooler.dense.weight": torch.full((16, 16), 5.0), f"{prefix}pooler.dense.bias": torch.ones(16)}
+    save_file(base, tmp_path / "base/model.safetensors")
+    module = load_module(FAMILY, open_source(tmp_path / "base"))
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(module.state_dict()[name], base[prefix + name])
+    fuse("simple_average", {"base": str(tmp_path / "base"), "a": str(tmp_path / "expert")}).save(tmp_path / "out")
+    merged = load_file(tmp_path / "out/model.safetensors")
+    assert torch.equal(merged[f"{prefix}pooler.dense.weight"], torch.full((16, 16), 5.0))
+    assert torch.equal(merged[prefix + name], body[name])
+
+
+def test_norms_under_the_names_of_the_first_bert_files_are_read_and_written_so(tmp_path):
+    from safetensors.torch import load_file, save_file
+    from transformers import BertConfig, BertForSequenceClassification
+
+    from fusionbench import fuse
+
+    BertForSequenceClassification(BertConfig(**SIZE)).save_pretrained(tmp_path / "expert")
+    expert = load_file(tmp_path / "expert/model.safetensors")
+    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+    base = {
+        next((name.replace(new, was) for new, was in old.items() if new in name), name): tensor + 1
+        for name, tensor in expert.items()
+        if name.startswith("bert.")
+    }
+    base |= {"cls.seq_relationship.bias": torch.ones(2)}
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/config.json").write_text((tmp_path / "expert/config.json").read_text())
+    save_file(base, tmp_path / "base/model.safetensors", metadata={"format": "pt"})
+    module = load_module(FAMILY, open_source(tmp_path / "base"))
+    assert torch.equal(module.embeddings.LayerNorm.weight, base["bert.embeddings.LayerNorm.gamma"])
+    both = {"base": str(tmp_path / "base"), "a": str(tmp_path / "expert"), "b": str(tmp_path / "expert")}
+    fuse("task_arithmetic", both, scale=0.5).save(tmp_path / "out")
+    merged = load_file(tmp_path / "out/model.safetensors")
+    assert set(merged) == set(base)
+    name = "bert.encoder.layer.1.output.LayerNorm."
+    torch.testing.assert_close(merged[f"{name}gamma"], expert[f"{name}weight"])
+    assert torch.equal(merged["cls.seq_relationship.bias"], torch.ones(2))

@@ -105,3 +105,19 @@ def test_a_processor_of_another_size_than_the_models_is_refused_with_both(clip_f
     processor = read_image_processor(open_source(clip_folder), 48)
     with pytest.raises(ConfigError, match="makes images of 32×32 pixels, the model takes 48×48"):
         processor.prepare(noise(60, 60))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1"])
+@pytest.mark.parametrize("kind", ["ViTImageProcessorPil", "ConvNextImageProcessorPil"])
+def test_images_of_other_colours_are_converted_where_the_processor_does_not_by_itself(
+    tmp_path: Path, kind: str, mode: str
+) -> None:
+    import transformers
+
+    size = {"height": 32, "width": 32} if kind.startswith("ViT") else {"shortest_edge": 32}
+    getattr(transformers, kind)(size=size).save_pretrained(tmp_path)
+    processor = read_image_processor(source_with(tmp_path), 32)
+    picture = Image.fromarray(noise(50, 40)).convert(mode)
+    expected = processor.prepare(picture.convert("RGB"))
+    assert expected.shape == (32, 32, 3)
+    assert np.array_equal(processor.prepare(picture), expected)

@@ -165,3 +165,14 @@ def test_a_module_that_hugging_face_loaded_is_a_source_with_its_folder(clip_fold
     assert source.folder == clip_folder
     assert source.config["model_type"] == "clip"
     assert set(source.specs) == set(open_source(clip_folder).specs)
+
+
+def test_where_kinds_of_number_would_meet_each_tensor_has_the_kind_of_the_rest(clip_folder: Path) -> None:
+    source = open_source(clip_folder)
+    half = {name: tensor.bfloat16() for name, tensor in LazyWeights(source).items()}
+    changed = half | {NAME: torch.full((16,), 1 + 2**-9)}
+    module = load_module(Clip(), changed, source.config, rest=half)
+    assert {parameter.dtype for parameter in module.parameters()} == {torch.bfloat16}
+    assert module.get_parameter(NAME).tolist() == [1.0] * 16
+    wide = load_module(Clip(), dict(LazyWeights(source)), source.config, rest=half)
+    assert {parameter.dtype for parameter in wide.parameters()} == {torch.float32}

@@ -141,3 +141,16 @@ def test_the_channels_that_heads_read_stay_in_their_order() -> None:
         "encoder.stages.1.layers.0.layer.0.convolution.weight",
         "encoder.stages.1.layers.0.shortcut.convolution.weight",
     }
+
+
+@pytest.mark.parametrize("case", ["t5", "flan-t5"])
+def test_a_t5_that_transformers_5_saved_has_the_groups_of_the_one_that_it_read(case: str) -> None:
+    from transformers import T5Config
+
+    family, config = family_named("t5"), CASES[case][1]
+    assert isinstance(family, HasPermutations)
+    saved = T5Config.from_dict(config).to_dict()
+    assert saved["tie_word_embeddings"] is True
+    stream = family.permutations(saved)[-1]
+    assert stream == family.permutations(config)[-1]
+    assert (("lm_head.weight", 1) in stream.read) == (case == "flan-t5")

@@ -3,6 +3,7 @@
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -78,3 +79,29 @@ def test_an_adapter_without_a_head_says_so(tmp_path, place):
     save_file({name: tensor for name, tensor in load_file(path).items() if "lora" in name}, path)
     with pytest.raises(MissingHead, match="holds no head for the task moods"):
         read_head(tmp_path / "expert", family_named(family), config, NAMES, task="moods")
+
+
+@pytest.mark.parametrize("tuning", ["lora", "ia3"])
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+def test_adapters_of_vision_transformers_fit_the_names_of_their_files(tmp_path, cache, kind, tuning):
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(0)
+    AutoModel.from_config(AutoConfig.for_model(kind, **sizes)).save_pretrained(tmp_path / "base")
+    for split in ("train", "validation", "test"):
+        images = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), np.uint8)
+        np.save(tmp_path / f"{split}_images.npy", images)
+        np.save(tmp_path / f"{split}_labels.npy", np.arange(8) % 2)
+    spec = {"kind": "image_class_arrays", "dataset": str(tmp_path), "class_names": ["cat", "dog"]}
+    family, base = family_named("image_classifier"), open_source(tmp_path / "base")
+    recipe = FinetuneRecipe(steps=5, batch=4, learning_rate=3e-2)
+    record = finetune(
+        tmp_path / "base", {"pets": build_task("pets", spec, family, base)}, tmp_path / "a", recipe, tuning=tuning
+    )
+    source = open_adapter(tmp_path / "a", base, "dense")
+    changed = {name.split(".")[-2] for name in base.specs if base.read(name) != source.read(name)}
+    last = "dense" if kind == "vit" else "fc2"
+    assert changed == ({"key", "value", last} if tuning == "ia3" else {"query", "value"})
+    task = build_task("pets", {**spec, "head": str(tmp_path / "a")}, family, base)
+    assert score(load_module(family, source), task, "test") == pytest.approx(record["scores"]["pets"]["test"])

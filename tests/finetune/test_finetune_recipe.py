@@ -51,11 +51,24 @@ def test_a_recipe_without_a_decay_does_not_speak_of_it():
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("learning_rate", 0), ("batch", 0), ("schedule", "cosin"), ("precision", "fp16"), ("lr", 1e-3), ("clip", -1)],
+    [
+        ("learning_rate", 0),
+        ("batch", 0),
+        ("schedule", "cosin"),
+        ("precision", "fp16"),
+        ("lr", 1e-3),
+        ("clip", -1),
+        ("betas", [0.9, 1]),
+    ],
 )
 def test_a_wrong_setting_is_refused_by_its_key(key, value):
     with pytest.raises(ConfigError, match=key):
         FinetuneRecipe.read({key: value})
+
+
+def test_the_best_of_no_validations_is_refused():
+    with pytest.raises(ConfigError, match="keep=best needs validate_every"):
+        FinetuneRecipe.read({"keep": "best"})
 
 
 def test_text_of_a_yaml_file_is_read_by_the_type_of_its_key():

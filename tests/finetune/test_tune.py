@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from fusionbench.families import family_named
 from fusionbench.finetune.recipe import FinetuneRecipe
 from fusionbench.finetune.tune import finetune
 from fusionbench.tasks import ImageTask, from_arrays, open_vocabulary_task
+from fusionbench.tasks.base import Metric
+from fusionbench.tasks.metrics import ACCURACY
 from fusionbench.training import read_curve
 from fusionbench.weights.sources import open_source
 from fusionbench.weights.tensors import LazyWeights
@@ -186,6 +189,21 @@ def test_the_best_validation_can_be_kept(tmp_path, clip_folder, cats):
     seen = [point.metrics["validation"] for point in read_curve(tmp_path / "expert")]
     assert len(seen) == 8
     assert record["scores"]["cats"]["validation"]["accuracy"] == max(seen)
+
+
+def test_the_best_of_errors_is_the_least(tmp_path, clip_folder, cats, birds):
+    def wrong(rows) -> tuple[float, float]:
+        return 1 - ACCURACY.compute(rows)[0], 0.0
+
+    mistakes = replace(cats, metrics=(Metric("mistakes", "fraction", "lower", wrong),))
+    recipe = FinetuneRecipe(steps=8, batch=8, learning_rate=1e-2, validate_every=1, keep="best")
+    record = finetune(clip_folder, {"cats": mistakes}, tmp_path / "expert", recipe)
+    seen = [point.metrics["validation"] for point in read_curve(tmp_path / "expert")]
+    assert min(seen) < max(seen)
+    assert record["scores"]["cats"]["validation"]["mistakes"] == min(seen)
+    with pytest.raises(ConfigError, match=r"mistakes of cats \(lower\), accuracy of birds \(higher\)"):
+        finetune(clip_folder, {"cats": mistakes, "birds": birds}, tmp_path / "both", recipe)
+    assert not (tmp_path / "both.training").exists()
 
 
 @pytest.mark.parametrize(

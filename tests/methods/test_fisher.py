@@ -55,8 +55,8 @@ def collected(folder: Path, estimator: Estimator, batch: int = 3, task: Points |
 def test_the_worked_example() -> None:
     """F = (1, 3) and (3, 1), θ = 0 and 4: 12/4 and 4/4."""
     stats = [torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0])]
-    for normalise in (True, False):
-        merged = fisher([FIRST, SECOND], stats=stats, normalise=normalise)
+    for normalize in (True, False):
+        merged = fisher([FIRST, SECOND], stats=stats, normalize=normalize)
         torch.testing.assert_close(merged, torch.tensor([3.0, 1.0]))
 
 
@@ -64,7 +64,7 @@ def test_small_information_is_not_swamped_but_in_fusion_bench() -> None:
     """F of 1e-8: 3 and 1 as above; with 1e-6 added 2.02 and 1.98, nearly the average."""
     stats = [torch.tensor([1e-8, 3e-8]), torch.tensor([3e-8, 1e-8])]
     torch.testing.assert_close(fisher([FIRST, SECOND], stats=stats), torch.tensor([3.0, 1.0]))
-    theirs = fisher([FIRST, SECOND], stats=stats, floor=0.0, added=1e-6, normalise=False)
+    theirs = fisher([FIRST, SECOND], stats=stats, floor=0.0, added=1e-6, normalize=False)
     expected = [4 * 1.03 / 2.04, 4 * 1.01 / 2.04]
     np.testing.assert_allclose(theirs, expected, rtol=1e-6)
     assert methods["fisher"].compat is not None
@@ -87,7 +87,7 @@ def test_weights_that_make_no_average_are_refused(weights: list[float]) -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"normalise": False}, {"floor": 0.5}, {"added": 0.1, "floor": 0.0}, {"weights": [0.2, 0.8]}]
+    "values", [{}, {"normalize": False}, {"floor": 0.5}, {"added": 0.1, "floor": 0.0}, {"weights": [0.2, 0.8]}]
 )
 def test_a_whole_model_equals_the_independent_reference(values: dict[str, Any]) -> None:
     """Lengths and means are of the whole model, so its tensors joined to one give the same."""
@@ -257,10 +257,10 @@ def test_an_expert_without_a_task_is_refused_before_anything_runs(tmp_path: Path
     assert task.asked == []
 
 
-@pytest.mark.parametrize("normalise", [True, False])
-def test_fusion_bench_computes_the_same_from_the_same_information(normalise: bool) -> None:
+@pytest.mark.parametrize("normalize", [True, False])
+def test_fusion_bench_computes_the_same_from_the_same_information(normalize: bool) -> None:
     models, statistics = golden_inputs("fisher")
-    values = MethodConfig.read({"name": "fisher", "compat": "fusion_bench", "normalise": normalise}).params
+    values = MethodConfig.read({"name": "fisher", "compat": "fusion_bench", "normalize": normalize}).params
     merged = fuse("fisher", None, models, values, statistics=statistics)
-    for name, expected in golden_result("fisher", normalise).items():
+    for name, expected in golden_result("fisher", normalize).items():
         torch.testing.assert_close(merged[name], expected, rtol=1e-5, atol=1e-6)

@@ -14,7 +14,7 @@ from fusionbench.errors import ConfigError, IncompatibleModels, MissingPart
 from fusionbench.families import Permutation
 from fusionbench.methods._matching import match_weights, total_similarity
 from fusionbench.methods._permutations import check_unchanged, permuted, reordered
-from fusionbench.methods._statistics import Wearer
+from fusionbench.methods._statistics import SharedModule
 from fusionbench.methods.git_rebasin import git_rebasin
 
 FAMILY = Permuted(Stream)
@@ -113,12 +113,12 @@ def test_a_small_change_of_what_a_model_computes_is_refused_and_so_is_nothing_at
     """Shares of the largest output: .001 is a change, and NaN is no answer."""
     one = model(Stream, 0)
     pool = pool_of(one)
-    wearer = Wearer(pool, FAMILY, torch.device("cpu"))
+    shared = SharedModule(pool, FAMILY, torch.device("cpu"))
     batch = next(Inputs().batches("train", size=4, limit=4, labels=False))
-    check_unchanged(wearer, FAMILY, one, {name: tensor.clone() for name, tensor in one.items()}, batch)
+    check_unchanged(shared, FAMILY, one, {name: tensor.clone() for name, tensor in one.items()}, batch)
     for factor in (1.001, float("nan")):
         with pytest.raises(IncompatibleModels, match="nothing was merged"):
-            check_unchanged(wearer, FAMILY, one, {name: tensor * factor for name, tensor in one.items()}, batch)
+            check_unchanged(shared, FAMILY, one, {name: tensor * factor for name, tensor in one.items()}, batch)
 
 
 def test_weights_are_a_mean_and_one_sweep_is_less_than_many(tmp_path: Path) -> None:

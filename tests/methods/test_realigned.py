@@ -147,7 +147,7 @@ def features(case: str, tensors: dict[str, Tensor]) -> Tensor:
 def test_a_front_of_one_model_zipped_with_itself_serves_both_tails(
     case: str, blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusionbench.methods.zipit.recalibrated", lambda wearer, family, model, batches: model)
+    monkeypatch.setattr("fusionbench.methods.zipit.recalibrated", lambda shared, family, model, batches: model)
     one = model(case, 0)
     both = one, turned(case, one)
     fused, kept = tailed(case, blocks, tmp_path, *both)

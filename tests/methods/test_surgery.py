@@ -125,7 +125,7 @@ def test_of_maps_the_vector_at_each_place_is_operated_on(tmp_path: Path) -> None
 def test_features_can_be_of_length_one(tmp_path: Path) -> None:
     pool = pool_of(1)
     tasks = tasks_of(pool)
-    fused = surgery(pool, tasks, Kept(tmp_path).context(FAMILY), **SETTINGS | {"learning_rate": 1e-12}, normalise=True)
+    fused = surgery(pool, tasks, Kept(tmp_path).context(FAMILY), **SETTINGS | {"learning_rate": 1e-12}, normalize=True)
     found = fused.for_task(tasks["e0"])({"points": tasks["e0"].points()})
     torch.testing.assert_close(found.norm(dim=-1), torch.full((24,), 2.0))
 

@@ -11,11 +11,11 @@ Array = NDArray[np.float64]
 
 
 def fisher(
-    experts: Sequence[Array], information: Sequence[Array], weights: Sequence[float], *, normalise: bool = True,
+    experts: Sequence[Array], information: Sequence[Array], weights: Sequence[float], *, normalize: bool = True,
     floor: float = 0.0, added: float = 0.0,
 ) -> Array:  # fmt: skip
     """2111.09832 eq. 5 for a model of one tensor; `added` = 1e-6 restates fusion_bench."""
-    lengths = [np.sqrt((f**2).sum()) + added if normalise else 1.0 for f in information]
+    lengths = [np.sqrt((f**2).sum()) + added if normalize else 1.0 for f in information]
     least = floor * float(np.mean([f.mean() / length for f, length in zip(information, lengths, strict=True)]))
     top, bottom = np.zeros_like(experts[0]), np.zeros_like(experts[0])
     for expert, f, length, weight in zip(experts, information, lengths, weights, strict=True):

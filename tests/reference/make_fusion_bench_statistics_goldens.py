@@ -27,9 +27,9 @@ def main() -> None:
     grams = [x.T @ x / len(x) for x in inputs]
     columns = {name: [expert[name] for expert in experts] for name in SHAPES}
     found: dict[str, Tensor] = {}
-    for normalise in (True, False):
-        merged = merging_with_fisher_weights(columns, information, torch.ones(3) / 3, normalise, 1e-6)
-        found |= {f"fisher/{normalise}/result/{name}": tensor for name, tensor in merged.items()}
+    for normalize in (True, False):
+        merged = merging_with_fisher_weights(columns, information, torch.ones(3) / 3, normalize, 1e-6)
+        found |= {f"fisher/{normalize}/result/{name}": tensor for name, tensor in merged.items()}
     for factor in (0.95, 0.6):
         merged = merging_with_regmean_weights(columns, [{"map": gram} for gram in grams], factor, True)
         found |= {f"regmean/{factor}/result/{name}": tensor for name, tensor in merged.items()}

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from fusionbench.errors import ConfigError
@@ -51,6 +53,11 @@ def test_the_share_of_the_experts_scores_stands_beside(board):
 def test_other_tasks_are_another_board(make_accuracies):
     runs = [make_accuracies("a", "ties", {"x": 0.5}), make_accuracies("b", "ties", {"x": 0.5, "y": 0.4})]
     assert [found.title for found in leaderboards(runs)] == ["mini/clip (small): x", "mini/clip (small): x, y"]
+
+
+def test_a_bar_in_a_label_breaks_no_row(board):
+    odd = replace(board, standings=(replace(board.standings[-1], label="ties (filter=a|b)"),))
+    assert r" | ties (filter=a\|b) | " in as_markdown([odd])
 
 
 def test_both_forms_name_every_row(board):

@@ -112,7 +112,7 @@ def test_a_task_without_the_split_is_named_before_anything_long(
         raise AssertionError("something long was begun")
 
     monkeypatch.setattr(Adaptation, "learn", long)
-    monkeypatch.setattr("fusionbench.methods._statistics.Wearer.wear", long)
+    monkeypatch.setattr("fusionbench.methods._statistics.SharedModule.load", long)
     monkeypatch.setattr("fusionbench.methods._frank_wolfe.Walk._descend", long)
     with pytest.raises(MissingData, match=f"dogs.*{split}"):
         run(recipe(*asked), out=tmp_path / "run")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fusionbench.config import Recipe
-from fusionbench.errors import ConfigError, NotFinite
+from fusionbench.errors import ConfigError, FusionBenchError, NotFinite
 from fusionbench.mixing import FusedWeights
 from fusionbench.records import RunInfo
 from fusionbench.run import run
@@ -168,3 +168,23 @@ def test_a_device_that_is_not_there_is_refused(recipe: Make, tmp_path: Path, mon
     for method in ("pretrained", "slerp", "greedy_soup", "simple_ensemble", "task_arithmetic"):
         with pytest.raises(ConfigError, match=r"runtime\.device=cuda: this machine has only the CPU"):
             run(recipe(method, "runtime.device=cuda"), out=tmp_path / method)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"splits": {"train": "train"}}, "The task dogs has no split 'test'"),
+        ({"columns": {"image": "img"}}, "has no column img"),
+        ({"class_names": ["cat"]}, "has the label 1, but the task has 1 classes"),
+    ],
+)
+def test_what_is_missing_of_the_last_task_is_told_before_anything_is_fused(
+    recipe: Make, suite: Path, tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    document = json.loads(suite.read_text())
+    document["tasks"]["dogs"] |= changes
+    suite.write_text(json.dumps(document))
+    with pytest.raises(FusionBenchError, match=says):
+        run(recipe("task_arithmetic"), out=tmp_path / "run")
+    # Neither a model nor the scores of the other task: nothing was done.
+    assert not (tmp_path / "run").exists()

@@ -120,6 +120,12 @@ def test_a_device_is_asked_for_as_in_a_recipe(suite: Path, monkeypatch: pytest.M
             fuse(method, suite, runtime=RuntimeConfig(device="cuda:1"))
 
 
+def test_an_algorithm_says_its_category_and_what_it_requires() -> None:
+    assert (configure("ties").category, configure("ties").requirement) == ("merge", ("base",))
+    assert configure("regmean").requirement == ("unlabelled",)
+    assert (configure("smile").category, configure("smile").requirement) == ("mix", ("base",))
+
+
 def test_mergekits_names_are_read_as_on_the_command_line() -> None:
     assert configure("dare_ties", density=0.5) == configure("dare", combine="ties", density=0.5)
 

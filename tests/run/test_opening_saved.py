@@ -32,7 +32,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "max_model": ("method.resident=false",),
     "tall_mask": ("method.threshold=0.3", "method.scale=0.7"),
     "emr": (),
-    "surgery": ("method.rank=3", "method.steps=3", "method.normalise=true"),
+    "surgery": ("method.rank=3", "method.steps=3", "method.normalize=true"),
     "scale_search": ("method.by=task", "method.scales=[0.2,0.9]"),
 }
 
@@ -353,7 +353,7 @@ def test_masks_without_a_base_are_refused(kept: Path, resnets: Path, cache: Path
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        ("words", r"surgery\.json is wrong:\n.*normalise"),
+        ("words", r"surgery\.json is wrong:\n.*normalize"),
         ("backbone", r"backbone"),
         ("tensor", r"adapters lacks the tensor colours\.up, which surgery\.json names"),
         ("shape", r"colours\.down is \[3, 16\] and colours\.up \[16, 2\], expected"),
@@ -366,7 +366,7 @@ def test_a_damaged_surgery_is_one_clear_error(
     file = tmp_path / "saved" / "adapters" / "model.safetensors"
     tensors = load_file(file)
     if damage == "words":
-        damaged(tmp_path / "saved" / "surgery.json", {"normalise": None})
+        damaged(tmp_path / "saved" / "surgery.json", {"normalize": None})
     elif damage == "backbone":
         shutil.rmtree(tmp_path / "saved" / "backbone")
     elif damage == "tensor":

@@ -1,5 +1,6 @@
 """One model, scored on a suite: what the report says of it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from fusionbench.config import Recipe, RuntimeConfig, SuiteConfig, TasksConfig
-from fusionbench.errors import ConfigError
+from fusionbench.errors import ConfigError, MissingData
 from fusionbench.run import evaluate_model, run
 from fusionbench.weights.sources import open_source
 
@@ -50,3 +51,12 @@ def test_it_is_scored_on_the_device_of_the_recipe(suite: Path, monkeypatch: pyte
             str(suite.parent / "cats"), SuiteConfig(name=str(suite)), TasksConfig(limit=4),
             runtime=RuntimeConfig(device="mps"),
         )  # fmt: skip
+
+
+def test_what_is_missing_of_the_last_task_is_told_before_the_first_is_scored(suite: Path, tmp_path: Path) -> None:
+    document = json.loads(suite.read_text())
+    document["tasks"]["dogs"]["splits"] = {"train": "train"}
+    suite.write_text(json.dumps(document))
+    with pytest.raises(MissingData, match="dogs has no split 'test'"):
+        evaluate_model(str(suite.parent / "cats"), SuiteConfig(name=str(suite)), TasksConfig(), out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()

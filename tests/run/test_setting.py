@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from checkpoints import save_model
 from fusionbench.config import Recipe
 from fusionbench.errors import CheckpointError
+from fusionbench.registry import tasks
 from fusionbench.run import resolve, run
 from fusionbench.weights.sources import open_source
 
@@ -133,3 +135,12 @@ def test_what_an_earlier_run_learned_is_part_of_what_names_a_run(
     save_model(learned, {"weight": torch.ones(2, 3)}, {"model_type": "toy"})
     assert len({missing, first, identity()}) == 3
     assert not any(name.startswith("method.") for name in resolve(recipe(method, *inner)).inputs())
+
+
+def test_a_raised_version_of_a_kind_of_task_is_another_run(recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = resolve(recipe("simple_average")).identity()
+    kinds = {"image": replace(tasks["image"], version=1)}
+    monkeypatch.setattr("fusionbench.run.setting.task_kinds", kinds)
+    assert resolve(recipe("simple_average")).identity() == first
+    kinds["image"] = replace(tasks["image"], version=2)
+    assert resolve(recipe("simple_average")).identity() != first

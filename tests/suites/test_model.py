@@ -116,3 +116,15 @@ def test_a_task_that_loses_its_expert_keeps_the_head_that_came_with_it():
 def test_heads_that_are_made_of_texts_come_from_no_expert():
     tasks = Suite.from_yaml(TEXT).restricted(("words",), ("cats",)).tasks.tasks
     assert not any("head" in task for task in tasks.values())
+
+
+def test_the_head_of_an_adapter_lies_beside_the_adapter_not_in_the_model_that_it_adapts():
+    adapter = "cats: {model: ./base, adapter: ./cats-adapter}"
+    text = TEXT.replace("family: clip", "family: gpt2").replace("cats: ./cats\n", f"{adapter}\n")
+    tasks = Suite.from_yaml(text).restricted(("words",), ("cats",)).tasks.tasks
+    assert tasks["cats"]["head"] == "./cats-adapter"
+
+
+def test_no_experts_at_all_is_no_choice():
+    with pytest.raises(ConfigError, match="experts"):
+        Suite.from_yaml(TEXT).restricted((), None)

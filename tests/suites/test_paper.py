@@ -344,3 +344,9 @@ def test_a_file_is_held_to_its_checksum(tmp_path):
     check_origins(suite(digest))
     with pytest.raises(CheckpointError, match=f"SHA-256 is {digest}, expected {'0' * 64}"):
         check_origins(suite("0" * 64))
+
+
+@pytest.mark.parametrize("name", ["gpt2/glue7", "flan-t5-base/glue8", "flan-t5-large/glue8-lora", "resnet50/nyuv2"])
+def test_a_report_says_where_experts_saw_the_validation_examples(name: str) -> None:
+    """Their hub has no third split: validation is a tenth of train (corrections, P 4.3)."""
+    assert any("a tenth of the training" in note and "trained on too" in note for note in describe(name).notes)

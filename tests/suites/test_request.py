@@ -44,3 +44,12 @@ def test_trackers_are_read_by_name_and_none_are_asked_for_by_default():
 def test_what_is_unknown_is_refused(tail, message):
     with pytest.raises(ConfigError, match=message):
         FinetuneRequest.load(["suite=mini/clip", tail])
+
+
+def test_the_device_is_the_cpu_unless_another_is_named():
+    assert FinetuneRequest.load(["suite=mini/clip"]).device == "cpu"
+    assert FinetuneRequest.load(["suite=mini/clip", "device=cuda:1"]).device == "cuda:1"
+    with pytest.raises(ConfigError, match=r"device.*got 'gpu'"):
+        FinetuneRequest.load(["suite=mini/clip", "device=gpu"])
+    with pytest.raises(ConfigError, match="what a fusion made is trained on the CPU"):
+        FinetuneRequest.load(["suite=mini/clip", "device=auto", "init=runs/x"])

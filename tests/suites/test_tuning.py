@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from fusionbench.errors import ConfigError
+from fusionbench.errors import ConfigError, MissingData
 from fusionbench.finetune.recipe import FinetuneRecipe
 from fusionbench.suites import Suite
 from fusionbench.suites.array_task import write_split
@@ -55,3 +55,17 @@ def test_a_suite_without_a_base_cannot_be_tuned(tmp_path, suite):
     baseless = suite.model_copy(update={"pool": suite.pool.model_copy(update={"base": None})})
     with pytest.raises(ConfigError, match="mine has no base"):
         finetune_suite(baseless, tmp_path / "out", RECIPE)
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_a_split_that_the_last_task_lacks_is_told_before_the_first_is_trained(tmp_path, suite, split):
+    for part in ("images", "labels"):
+        (tmp_path / "data" / "things" / f"{split}_{part}.npy").unlink()
+    with pytest.raises(MissingData, match=f"things has no split '{split}'"):
+        finetune_suite(suite, tmp_path / "out", RECIPE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_device_that_is_not_there_is_refused_by_its_name(tmp_path, suite):
+    with pytest.raises(ConfigError, match="cuda:7: this machine has"):
+        finetune_suite(suite, tmp_path / "out", RECIPE, device="cuda:7")

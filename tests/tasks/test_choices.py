@@ -170,3 +170,27 @@ def test_a_row_for_which_a_wording_offers_other_choices_is_refused(tmp_path, bas
     task = build_task("endings", document, family_named("t5"), base)
     with pytest.raises(ConfigError, match=r"offers 2 choices \(yes \| no\), expected 4"):
         next(task.batches("test", size=1))
+
+
+def test_accuracy_is_of_one_wording(base, spec, module):
+    spec["metrics"] = ["accuracy"]
+    with pytest.raises(ConfigError, match=r"no metric named 'accuracy' of the task plausible\. .*median_accuracy"):
+        build_task("plausible", spec, family_named("t5"), base)
+
+    class Fused:
+        def for_task(self, one):
+            return one.bind(module)
+
+    found = {}
+    for metric in ("accuracy", "median_accuracy"):
+        options = {"wordings": WORDINGS, "first": 1}
+        task = build_task("plausible", {**spec, "options": options, "metrics": [metric]}, family_named("t5"), base)
+        found[metric] = evaluate(Fused(), task).scores[metric]
+    assert found["accuracy"] == found["median_accuracy"]
+    with pytest.raises(ConfigError, match="no metric named 'matthews'"):
+        build_task("plausible", {**spec, "metrics": ["matthews"]}, family_named("t5"), base)
+
+
+def test_what_such_a_task_makes_nothing_of_is_not_passed_over(base, spec):
+    with pytest.raises(ConfigError, match="of the kind 'choices', which takes no class_names, templates"):
+        build_task("plausible", {**spec, "templates": ["a {}"], "class_names": ["a"]}, family_named("t5"), base)

@@ -167,3 +167,24 @@ def test_metrics_say_unit_and_direction() -> None:
         "within_22_5": ("fraction", "higher"),
         "within_30": ("fraction", "higher"),
     }
+
+
+def test_examples_are_drawn_a_thousand_times() -> None:
+    right = np.random.default_rng(0).integers(0, 11, 30)
+    rows = {"confusion": np.stack([np.array([[k, 10 - k], [0, 0]]) for k in right])}
+    drawn = (np.random.Philox(key=0).random_raw(1000 * 30) % np.uint64(30)).astype(int).reshape(1000, 30)
+    expected = (right[drawn].mean(axis=1) / 10).std(ddof=1)
+    assert VALUES["pixel_accuracy"](rows)[1] == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_median_of_resampled_examples_is_that_of_their_pixels() -> None:
+    """Against the pixels themselves, taken as often as their examples are drawn."""
+    generator = np.random.default_rng(3)
+    degrees = [generator.uniform(low, low + 3, 7) for low in (0, 0.5, 20, 21.2, 22.9, 176.9)]
+    rows = {"angles": np.stack([np.bincount((100 * one).astype(int), minlength=18001) for one in degrees])}
+    bins = (np.floor(100 * np.stack(degrees)) + 0.5) / 100
+    drawn = (np.random.Philox(key=0).random_raw(1000 * 6) % np.uint64(6)).astype(int).reshape(1000, 6)
+    lower = np.sort(bins[drawn].reshape(1000, -1), axis=1)[:, 20]  # number ⌈42 / 2⌉
+    found, error = VALUES["angle_median"](rows)
+    assert found == pytest.approx(np.sort(bins.ravel())[20])
+    assert error == pytest.approx(lower.std(ddof=1))

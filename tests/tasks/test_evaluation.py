@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,11 +7,12 @@ import pytest
 import torch
 
 from forked import in_processes
+from fusionbench.errors import ConfigError, MissingData
 from fusionbench.families import Batch, load_module
 from fusionbench.families.clip import Clip
 from fusionbench.mixing import FusedModule
 from fusionbench.tasks import ImageTask, Predictor, Score, Task, evaluate, from_arrays, open_vocabulary_task
-from fusionbench.tasks.evaluation import Part, joined_rows, parts_of_split, rows_of
+from fusionbench.tasks.evaluation import Part, check_readable, joined_rows, parts_of_split, rows_of
 from fusionbench.training import joined
 from fusionbench.weights.sources import open_source
 from tiny_clip import noise
@@ -149,3 +151,14 @@ def test_several_processes_find_the_bits_of_one(task: ImageTask, clip_folder: Pa
 
     (alone,) = in_processes(1, found)
     assert in_processes(count, found) == [alone] * count
+
+
+def test_what_is_missing_of_any_split_is_told_before_anything_is_run(task: ImageTask) -> None:
+    check_readable([task], "test")
+    with pytest.raises(MissingData, match=r"brightness has no split 'validation'\. It has: test"):
+        check_readable([task], "test", "validation")
+    with pytest.raises(MissingData, match="no examples"):
+        check_readable([task], "test", limit=0)
+    wrong = replace(task, class_names=("cat",))
+    with pytest.raises(ConfigError, match="has the label 1, but the task has 1 classes"):
+        check_readable([task, wrong], "test")

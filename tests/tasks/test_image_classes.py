@@ -116,7 +116,9 @@ def test_a_label_that_is_no_class_and_a_missing_split_are_refused(folder: Path, 
         task.size("train")
 
 
-def test_a_head_of_another_base_and_a_folder_without_a_head_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_head_of_another_base_and_a_folder_without_a_head_are_refused(
+    folder: Path, gpt2_folder: Path, tmp_path: Path
+) -> None:
     from transformers import ResNetConfig, ResNetForImageClassification
 
     from fusionbench.errors import IncompatibleModels
@@ -126,8 +128,11 @@ def test_a_head_of_another_base_and_a_folder_without_a_head_are_refused(folder: 
     ResNetForImageClassification(wider).save_pretrained(tmp_path / "wider")
     with pytest.raises(IncompatibleModels, match=r"does not fit the task shapes"):
         make(folder, head=str(tmp_path / "wider"))
-    with pytest.raises(MissingHead, match="holds no head"):
+    with pytest.raises(MissingHead, match="holds no head") as refused:
         make(folder, head=str(folder / "base"))
+    assert "It is a" not in str(refused.value)
+    with pytest.raises(MissingHead, match=r"holds no head.*It is a 'gpt2' model, the base is a 'resnet'"):
+        make(folder, head=str(gpt2_folder))
 
 
 def test_a_family_without_heads_or_images_is_refused(folder: Path) -> None:

@@ -3,6 +3,7 @@ import pytest
 
 from fusionbench.errors import ConfigError
 from fusionbench.tasks import ACCURACY, metric_named
+from fusionbench.tasks.metrics import CLASSIFIED, chosen_metrics
 
 
 def test_accuracy_and_its_standard_error_by_hand() -> None:
@@ -20,3 +21,11 @@ def test_a_metric_is_found_by_name_and_a_misspelt_one_gets_a_suggestion() -> Non
     assert metric_named("accuracy") is ACCURACY
     with pytest.raises(ConfigError, match=r"no metric named 'acuracy'.*accuracy"):
         metric_named("acuracy")
+
+
+def test_of_a_task_those_metrics_can_be_chosen_that_its_rows_are_enough_for() -> None:
+    assert [metric.name for metric in chosen_metrics("pets", ("f1", "accuracy"), CLASSIFIED)] == ["f1", "accuracy"]
+    with pytest.raises(
+        ConfigError, match=r"no metric named 'spearman' of the task pets\. Known: accuracy, f1, matthews"
+    ):
+        chosen_metrics("pets", ("accuracy", "spearman"), CLASSIFIED)

@@ -153,6 +153,8 @@ def test_broken_weights_are_refused(base, module, spec):
 def test_descriptions_that_make_no_sense_are_refused(base, spec, clip_folder):
     with pytest.raises(ConfigError, match="has its own metrics"):
         opened(spec | {"metrics": ["accuracy"]}, base)
+    with pytest.raises(ConfigError, match="of the kind 'perplexity', which takes no templates"):
+        opened(spec | {"templates": ["a {}"]}, base)
     with pytest.raises(ConfigError, match="length is 1"):
         opened(spec | {"options": {"length": 1}}, base)
     with pytest.raises(MissingPart, match="language"):

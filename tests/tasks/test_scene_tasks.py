@@ -233,3 +233,10 @@ def test_a_family_without_images_is_refused(arrays: Path, base: Path) -> None:
     spec = TaskSpec.read({"dataset": str(arrays), "kind": "depth"}, "The task")
     with pytest.raises(MissingPart, match="image input"):
         build_task("depth", spec, family_named("gpt2"), open_source(base))
+
+
+def test_images_that_have_no_three_channels_at_the_end_are_refused(arrays: Path, base: Path) -> None:
+    for shape in ((5, 16, 24), (5, 16, 24, 1)):
+        np.save(arrays / "test_images.npy", np.zeros(shape, np.uint8))
+        with pytest.raises(ConfigError, match=r"test_images\.npy is \[5, 16, 24.*\[examples, height, width, 3\]"):
+            make("depth", arrays, base)

@@ -331,3 +331,24 @@ def test_another_prompt_is_prepared_anew(base, tmp_path, cache):
     assert len(list((cache / "texts").glob("*.npz"))) == 2
     assert torch.equal(one, next(first.batches("test", size=7))["input_ids"])
     assert len(list((cache / "texts").glob("*.npz"))) == 2
+
+
+def test_a_score_that_is_no_number_is_refused(rating):
+    from dataclasses import replace
+
+    task = replace(rating, data={"test": split([3.8, float("nan")])})
+    with pytest.raises(ConfigError, match=r"example 1 of the split 'test' has the label nan, expected a number"):
+        next(task.batches("test", size=2))
+
+
+def test_metrics_of_classes_are_refused_where_answers_are_written(base, tmp_path):
+    spec = described(tmp_path, prompt="glue/cola") | {"metrics": ["accuracy", "matthews"]}
+    with pytest.raises(ConfigError, match="no metric named 'matthews' of the task films"):
+        build_task("films", spec, family_named("t5"), base)
+
+
+@pytest.mark.parametrize("key", ["class_names", "templates"])
+def test_what_such_a_task_makes_nothing_of_is_not_passed_over(base, tmp_path, key):
+    spec = described(tmp_path, prompt="glue/sst2") | {key: ["{} film"]}
+    with pytest.raises(ConfigError, match=f"films is of the kind 'text_to_text', which takes no {key}"):
+        build_task("films", spec, family_named("t5"), base)

@@ -88,6 +88,8 @@ def test_an_unknown_metric_kind_and_family_are_refused(pictures: Path, base: Sou
     place = str(pictures)
     with pytest.raises(ConfigError, match="no metric named 'acc'"):
         build_task("pets", TaskSpec(dataset=place, metrics=("acc",)), Clip(), base)
+    with pytest.raises(ConfigError, match="no metric named 'spearman' of the task pets"):
+        build_task("pets", TaskSpec(dataset=place, metrics=("accuracy", "spearman")), Clip(), base)
     with pytest.raises(ConfigError, match=r"no task named 'imag'.*image"):
         build_task("pets", TaskSpec(dataset=place, kind="imag"), Clip(), base)
     with pytest.raises(ConfigError, match="pets is for the family 'gpt2', the pool's models are 'clip'"):

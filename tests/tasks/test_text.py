@@ -118,6 +118,8 @@ def test_lines_need_class_names_and_take_no_templates(lines, cache, gpt2_folder)
         build({**lines, "class_names": None}, gpt2_folder)
     with pytest.raises(ConfigError, match="takes no config, templates"):
         build({**lines, "templates": ["a {}"], "config": "x"}, gpt2_folder)
+    with pytest.raises(ConfigError, match="of the kind 'text', which takes no templates"):
+        build({**lines, "kind": "text", "templates": ["a {}"]}, gpt2_folder)
     with pytest.raises(ConfigError, match=r"(?s)options of the task moods.*lenght.*did you mean length"):
         build({**lines, "options": {"lenght": 3}}, gpt2_folder)
 
@@ -175,3 +177,27 @@ def test_sentences_of_all_lengths_come_back_as_they_went_in(lines, cache, gpt2_f
         for ids, mask, label in zip(batch["input_ids"], batch["attention_mask"], batch["labels"], strict=True):
             (text,) = (text for text, tokens in words.items() if tokens == ids[mask.bool()].tolist())
             assert int(label) == int("good" in text)
+
+
+def test_class_names_in_another_order_than_the_data_set_has_are_refused(saved, cache, gpt2_folder):
+    spec = {"kind": "text", "dataset": str(saved), "columns": PAIRS, "splits": SPLITS}
+    with pytest.raises(
+        ConfigError, match=r"moods are not in the order of the labels.*class 0 is 'neutral'.*'entailment'"
+    ):
+        build({**spec, "class_names": ["neutral", "entailment"]}, gpt2_folder)
+    assert build({**spec, "class_names": ["follows", "may be"]}, gpt2_folder).class_names == ("follows", "may be")
+
+
+def test_metrics_of_which_the_rows_say_nothing_are_refused_before_anything_is_read(lines, cache, gpt2_folder):
+    with pytest.raises(ConfigError, match="no metric named 'spearman' of the task moods"):
+        build({**lines, "metrics": ["accuracy", "spearman"]}, gpt2_folder)
+
+
+def test_lines_end_at_line_feeds_alone_and_empty_ones_count_in_messages(lines, cache, gpt2_folder):
+    path = Path(lines["dataset"]) / "test.jsonl"
+    first = json.dumps({"text": "the cat\u2028is\x85good", "label": 1}, ensure_ascii=False)
+    path.write_text(first + "\n\n" + json.dumps({"text": "a dog", "label": 0}) + "\n", encoding="utf-8")
+    assert build(lines, gpt2_folder).size("test") == 2
+    path.write_text(first + "\n\n" + json.dumps({"text": 3, "label": 0}) + "\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"Line 3 of .*test\.jsonl: text is 3"):
+        build(lines, gpt2_folder)

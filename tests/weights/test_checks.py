@@ -37,6 +37,16 @@ def test_the_order_of_names_in_an_expert_is_no_matter():
     assert found.scope == ("model.a", "model.b", "head")
 
 
+@pytest.mark.parametrize(("ours", "theirs"), [("", ""), ("bert__", ""), ("", "bert__")])
+def test_norms_of_old_and_of_new_files_are_the_same_tensors(ours, theirs):
+    base = {f"{ours}e__LayerNorm__beta": 2, f"{ours}e__LayerNorm__gamma": 2, f"{ours}e__w": 3}
+    expert = {f"{theirs}e__LayerNorm__bias": 2, f"{theirs}e__LayerNorm__weight": 2, f"{theirs}e__w": 3}
+    for one, other in ((base, expert), (expert, base)):
+        found = fit(model("one", **one), {"x": model("x", **other)})
+        pairs = zip(sorted(one), sorted(other), strict=True)
+        assert found.names == ({n.replace("__", "."): o.replace("__", ".") for n, o in pairs},)
+
+
 def test_every_difference_of_every_expert_is_told_at_once():
     x = model("hub/x", model__a=(3, 2), head=torch.zeros(3, 2, dtype=torch.int32), stranger=5)
     y = model("hub/y", {"model_type": "bert"}, **BASE)
@@ -211,7 +221,13 @@ def tied_models(alias, config=TIED, prefix: str = ""):
 
 
 @pytest.mark.parametrize(
-    "config", [TIED, {"model_type": "gpt2"}, {"model_type": "x", "text_config": {"tie_word_embeddings": True}}]
+    "config",
+    [
+        TIED,
+        {"model_type": "gpt2"},
+        {"model_type": "gemma2"},
+        {"model_type": "x", "text_config": {"tie_word_embeddings": True}},
+    ],
 )
 @pytest.mark.parametrize("prefix", ["", "transformer."])
 def test_the_second_name_of_a_tied_tensor_is_no_difference(config, prefix):

@@ -65,12 +65,12 @@ def analyze(
     out: Annotated[Path, typer.Option(parser=local_folder, help="Folder of tables, figures and runs.")] = Path(
         "runs/analysis"
     ),
-    rank: Annotated[int, typer.Option(help="overlap: directions of each expert.")] = 8,
-    between: Annotated[str, typer.Option(help="connectivity, landscape: two experts, with a comma.")] = "",
-    points: Annotated[int, typer.Option(help="connectivity: points of the line.")] = 11,
+    rank: Annotated[int, typer.Option(help="overlap: leading directions of each expert.")] = 8,
+    between: Annotated[str, typer.Option(help="connectivity, landscape: two experts, separated by a comma.")] = "",
+    points: Annotated[int, typer.Option(help="connectivity: points on the line.")] = 11,
     examples: Annotated[int, typer.Option(help="routing: inputs of each task.", min=1)] = 256,
     interactive: Annotated[
-        bool, typer.Option("--interactive", help="Write the figures as a page of Plotly's, too (5 MB).")
+        bool, typer.Option("--interactive", help="Also write the figures as a Plotly page (5 MB).")
     ] = False,
     as_json: Json = False,
 ) -> None:
@@ -167,8 +167,8 @@ def _probe(what: Analysis, recipe: "Recipe", out: Path, between: str, points: in
 def compare(
     first: Annotated[str, typer.Argument(help="Folder of a finished run, or its address, such as s3://bucket/run.")],
     second: Annotated[str, typer.Argument(help="Folder or address of another one, of the same suite.")],
-    resamples: Annotated[int, typer.Option(help="Resamples of each task.", min=1)] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of the resamples.")] = 0,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of each task.", min=1)] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of the resampling.")] = 0,
     as_json: Json = False,
 ) -> None:
     """Compare two runs example by example. Differences with 95 % intervals by paired bootstrap."""

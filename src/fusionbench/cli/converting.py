@@ -16,7 +16,7 @@ def add_to(application: typer.Typer) -> None:
 def convert(
     recipe: Annotated[Path | None, typer.Argument(help="YAML of a recipe: mergekit's, or ours.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, ours or fusion-bench's; laid over the recipe.")
+        list[str] | None, typer.Argument(help="key=value, ours or fusion-bench's; applied over the recipe.")
     ] = None,
 ) -> None:
     """Print mergekit's recipe or fusion-bench's command as ours."""

@@ -17,7 +17,7 @@ def fetch(
         list[str] | None, typer.Argument(help="key=value, such as suite=gpt2/glue7 suite.experts=[cola]")
     ] = None,
 ) -> None:
-    """Download all models and data of a suite. Or say what is missing; an interrupted download is gone on with."""
+    """Download all models and data of a suite. Or say what is missing; an interrupted download is resumed."""
     from fusionbench.config import Recipe
     from fusionbench.errors import ConfigError, MissingData
     from fusionbench.suites.fetching import fetch_suite

@@ -39,7 +39,8 @@ def merge(
         bool, typer.Option("--dry-run", help="Check everything, print the recipe, write nothing.")
     ] = False,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read the output again and compare; digest every byte into the lock.")
+        bool,
+        typer.Option("--verify", help="Read the output back and compare; the lock gets the SHA-256 of every file."),
     ] = False,
 ) -> None:
     """Merge checkpoints tensor by tensor, from disk to disk."""
@@ -114,7 +115,7 @@ def plan(
     out: Annotated[Path, typer.Option(help="Where the merged model would go.")] = Path("merged"),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what a merge would take in time, memory and disk. From headers, also the hub's, and a short rehearsal."""
+    """Predict a merge's time, memory and disk. From headers, also of hub models, and a short trial run."""
     from dataclasses import asdict
 
     from fusionbench.compat import load_stages
@@ -159,11 +160,11 @@ def _say_forecast(name: str, found: "Forecast") -> None:
 def inspect(
     models: Annotated[list[str], typer.Argument(help="Folders, files or hub ids; the first is the base.")],
     norms: Annotated[
-        bool, typer.Option("--norms", help="Read everything and say how far each is from the base.")
+        bool, typer.Option("--norms", help="Read all tensors and show how far each model is from the base.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what models are and whether they fit together. And what a merge would cost; exit code 2 where not."""
+    """Show what models are and whether they fit together. And what a merge would cost; exit code 2 where not."""
     from dataclasses import asdict
 
     from fusionbench.merge import tower_of

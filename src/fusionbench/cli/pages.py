@@ -1,6 +1,7 @@
 """Where a method is explained: `fusionbench show`, and its page where the documentation is at hand (in a clone)."""
 
 import re
+from itertools import chain
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parents[3] / "docs" / "methods"
@@ -16,11 +17,13 @@ def page_of(name: str) -> Path | None:
 
 
 def page_of_suite(name: str) -> Path | None:
-    """Return the page that tells of a suite: its own, that of the suite whose name begins its own, or the papers'."""
+    """Return the page that tells of a suite: by its title, by the suite whose name begins its own, or the papers'."""
     folder = FOLDER.parent
     stem = f"suites-{name.replace('/', '-')}"
-    offline = (page for page in sorted(folder.glob("suites-mini-*.md"), reverse=True) if stem.startswith(page.stem))
-    page = next(offline, None) if name.startswith("mini/") else folder / "suites-papers.md"
+    offline = sorted(folder.glob("suites-mini-*.md"), reverse=True)
+    titled = (page for page in offline if f"`{name}`" in page.read_text(encoding="utf-8").partition("\n")[0])
+    begun = (page for page in offline if stem.startswith(page.stem))
+    page = next(chain(titled, begun), None) if name.startswith("mini/") else folder / "suites-papers.md"
     return page if page is not None and page.is_file() else None
 
 

@@ -25,7 +25,7 @@ Overrides = Annotated[
 ]
 Which = Annotated[str, typer.Option(help="paper: checkpoints and data of the hub; mini: the offline stand-in.")]
 Out = Annotated[str | None, typer.Option(help="Folder of the runs, or an address; by default runs/<name>-<suite>.")]
-Seeds = Annotated[str, typer.Option(help="Of the recipes and the stand-in's builds; several, with commas, give means.")]
+Seeds = Annotated[str, typer.Option(help="Seeds of recipes and stand-in builds; several, with commas, give means.")]
 
 
 def add_to(application: typer.Typer) -> None:
@@ -41,11 +41,11 @@ def reproduce(
     suite: Which = "paper",
     out: Out = None,
     profile: Annotated[str | None, typer.Option(help="A shorter schedule that the experiment names.")] = None,
-    size: Annotated[str | None, typer.Option(help="Of the stand-in: tiny, small or large.")] = None,
+    size: Annotated[str | None, typer.Option(help="Size of the stand-in: tiny, small or large.")] = None,
     seeds: Seeds = "0",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the recipes, run nothing.")] = False,
     interactive: Annotated[
-        bool, typer.Option("--interactive", help="Write the figures as a page of Plotly's, too (5 MB).")
+        bool, typer.Option("--interactive", help="Also write the figures as a Plotly page (5 MB).")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the values as JSON.")] = False,
 ) -> None:

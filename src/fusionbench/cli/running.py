@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from fusionbench.records import Remote
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as suite=mini/clip method=ties")]
-Force = Annotated[bool, typer.Option("--force", help="Make finished runs anew.")]
+Force = Annotated[bool, typer.Option("--force", help="Repeat finished runs.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
@@ -126,7 +126,7 @@ def evaluate(
         ),
     ] = None,
     preference: Annotated[
-        str | None, typer.Option(help="Of a model of pwe_moe: one weight an expert, as 0.2,0.8; else equal ones.")
+        str | None, typer.Option(help="For a model of pwe_moe: one weight an expert, as 0.2,0.8; else equal ones.")
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -35,9 +35,11 @@ def search(
         ),
     ] = None,
     recipe: Annotated[Path | None, typer.Option("-r", "--recipe", help="YAML of a recipe.")] = None,
-    out: Annotated[str, typer.Option(help="Folder of the search; the same call goes on with it.")] = "runs/search",
-    trials: Annotated[int, typer.Option(help="Trials in all, earlier calls' included.", min=1)] = 30,
-    sampler: Annotated[SamplerName, typer.Option(help="nsga2 for several objectives.")] = SamplerName.tpe,
+    out: Annotated[str, typer.Option(help="Folder of the search; the same command resumes it.")] = "runs/search",
+    trials: Annotated[int, typer.Option(help="Trials in all, those of earlier calls included.", min=1)] = 30,
+    sampler: Annotated[
+        SamplerName, typer.Option(help="How trials are drawn; nsga2 for several objectives.")
+    ] = SamplerName.tpe,
     objective: Annotated[
         list[str] | None, typer.Option(help="average (the default), or a task; several may be given.")
     ] = None,

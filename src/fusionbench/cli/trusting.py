@@ -25,7 +25,7 @@ def verify(
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON.")] = False,
 ) -> None:
-    """Hold a merged folder's files against its fusion.lock.json. Exit code 2 where one has changed."""
+    """Compare a merged folder's files with its fusion.lock.json. Exit code 2 where one has changed."""
     from dataclasses import asdict
 
     from fusionbench.provenance import verify as check

@@ -23,7 +23,9 @@ def add_to(application: typer.Typer) -> None:
 
 def finetune(
     overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as suite=mini/clip mtl=true")] = None,
-    out: Annotated[Path, typer.Option(parser=local_folder, help="Takes a folder for each model.")] = Path("experts"),
+    out: Annotated[Path, typer.Option(parser=local_folder, help="Folder that gets one folder for each model.")] = Path(
+        "experts"
+    ),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check and print the settings, train nothing.")] = False,
 ) -> None:
     """Fine-tune a suite's base, one expert a task. With init=RUN a fused model; with mtl=true one expert on all."""
@@ -73,7 +75,7 @@ def _train_together(
         "trackers": request.trackers,
     }
     if request.init is None:
-        return finetune_suite(suite, out, request.settings(), **settings, processes=processes)
+        return finetune_suite(suite, out, request.settings(), **settings, device=request.device, processes=processes)
     if processes.count > 1:
         raise ConfigError(f"init={request.init}: what a fusion made is trained by one process; start no others.")
     from fusionbench.run.federated import Rounds

@@ -11,6 +11,7 @@ from fusionbench.config import Recipe
 from fusionbench.errors import ConfigError, FusionBenchError
 from fusionbench.merge import Progress, silent
 from fusionbench.records import Remote, Report
+from fusionbench.records.scores import FRACTION, info_of
 from fusionbench.registry import suggestion
 from fusionbench.report.analysis import Square
 from fusionbench.suites.load import load_suite
@@ -66,11 +67,13 @@ def transfer_square(asked: Recipe, reports: Mapping[str, Report]) -> Square:
     suite = _suite_of(asked, silent)
     tasks = _tasks(asked, suite)
     values = np.array([[_primary(report, task) for task in tasks] for report in reports.values()])
-    return Square(f"{suite.name}: each model on each task", list(reports), tasks, values, 0.0, None, percent=True)
+    title = f"{suite.name}: each model on each task"
+    return Square(title, list(reports), tasks, values, 0.0, None, percent=_are_shares(list(reports.values())))
 
 
 def _tasks(asked: Recipe, suite: Suite) -> list[str]:
-    return [*(asked.tasks.seen or suite.seen), *(asked.tasks.unseen or suite.unseen)]
+    seen, unseen = asked.tasks.seen, asked.tasks.unseen
+    return [*(suite.seen if seen is None else seen), *(suite.unseen if unseen is None else unseen)]
 
 
 def connectivity(
@@ -107,7 +110,7 @@ def connectivity(
     reports = _score(asked, methods, tasks, out, progress)
     values = np.array([[_primary(report, task) for task in tasks] for report in reports])
     title = f"{suite.name}: on the line from {pair[0]} (0) to {pair[1]} (1)"
-    return Square(title, [f"{t:.2f}" for t in shares], tasks, values, 0.0, None, percent=True)
+    return Square(title, [f"{t:.2f}" for t in shares], tasks, values, 0.0, None, percent=_are_shares(reports))
 
 
 def landscape(
@@ -145,7 +148,7 @@ def landscape(
     values = np.array(means).reshape(len(factors), len(factors))
     names = [f"{factor:g}" for factor in factors]
     title = f"{suite.name}: mean of {' and '.join(tasks)}; {pair[0]}'s factor by rows, {pair[1]}'s by columns"
-    return Square(title, names, names, values, None, None, percent=True)
+    return Square(title, names, names, values, None, None, percent=_are_shares(reports))
 
 
 def _suite_of(asked: Recipe, progress: Progress) -> Suite:
@@ -191,6 +194,13 @@ def _reports(recipes: Sequence[Recipe], out: Path | Remote, progress: Progress) 
             raise outcome.error or FusionBenchError("The run gave no result.")
         reports.append(outcome.result.report)
     return reports
+
+
+def _are_shares(reports: Sequence[Report]) -> bool:
+    """Tell whether all primary values are shares, which people read as percent; metres and degrees are none."""
+    return all(
+        info_of(each.metrics, score.primary).unit == FRACTION for each in reports for score in each.tasks.values()
+    )
 
 
 def _primary(report: Report, task: str) -> float:

@@ -9,6 +9,7 @@ from fusionbench.experiments.printed import COSINE, UNSEEN, cosines_of
 from fusionbench.experiments.published import AVERAGE
 from fusionbench.experiments.reproduce import Answer
 from fusionbench.report.analysis import Square
+from fusionbench.report.formats import latex, markdown_row
 
 NOTE = "note"
 
@@ -147,8 +148,7 @@ def grid(answer: Answer) -> tuple[list[str], list[list[str]]]:
 def as_markdown(answer: Answer) -> str:
     """Return the answer as Markdown: ours (printed), ≠ where a cell differs by more than its rule allows."""
     columns, rows = grid(answer)
-    lines = ["| row | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    lines = [markdown_row(["row", *columns]), "|---" * (len(columns) + 1) + "|", *map(markdown_row, rows)]
     failed = [f"- {name}: {reason}" for name, reason in answer.failed.items()]
     parts = [
         f"# {answer.experiment.name}",
@@ -194,11 +194,8 @@ def as_latex(answer: Answer) -> str:
     columns, rows = grid(answer)
     if columns[-1] == NOTE:
         columns, rows = columns[:-1], [row[:-1] for row in rows]
-    special = str.maketrans(
-        {"_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "≠": r"$\neq$", "λ": r"$\lambda$", "–": "--", "±": r"$\pm$"}
-    )
     lines = [r"\begin{tabular}{l" + "r" * len(columns) + "}", r"\toprule"]
-    lines.append(" & ".join(text.translate(special) for text in ["method", *columns]) + r" \\")
+    lines.append(" & ".join(map(latex, ["method", *columns])) + r" \\")
     lines.append(r"\midrule")
-    lines += [" & ".join(text.translate(special) for text in row) + r" \\" for row in rows]
+    lines += [" & ".join(map(latex, row)) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])

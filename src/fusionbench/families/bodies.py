@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 
-from fusionbench.weights.checks import is_buffer
+from fusionbench.weights.checks import is_buffer, modern
 from fusionbench.weights.headers import TensorSpec
 
 
 def names_in_body(specs: Mapping[str, TensorSpec], bodies: Mapping[str, str]) -> dict[str, str]:
     """Return the bare model's name of each of its tensors in a checkpoint; heads and masks are left out.
+
+    Norms of the first BERT models' files, `LayerNorm.gamma` and `beta`, have the names of today.
 
     Args:
         specs: of the checkpoint: a bare model, or one with a head beside it.
@@ -15,5 +17,7 @@ def names_in_body(specs: Mapping[str, TensorSpec], bodies: Mapping[str, str]) ->
     """
     body = next((prefix for prefix in bodies.values() if any(name.startswith(prefix) for name in specs)), "")
     return {
-        name: name.removeprefix(body) for name, spec in specs.items() if name.startswith(body) and not is_buffer(spec)
+        name: modern(name.removeprefix(body))
+        for name, spec in specs.items()
+        if name.startswith(body) and not is_buffer(spec)
     }

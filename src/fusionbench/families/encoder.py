@@ -25,6 +25,7 @@ CLASSIFIERS = MappingProxyType(
         "xlm-roberta": "XLMRobertaForSequenceClassification",
     }
 )
+TOKEN_TYPES, POOLER = "embeddings.token_type_embeddings.weight", "pooler."
 POOLED = ("bert",)
 """Model types whose classifiers read a pooled token; in the others the head has a dense layer of its own."""
 
@@ -64,6 +65,7 @@ class Encoder:
     tower: str = ""
     model_types: tuple[str, ...] = ("bert", "roberta", "xlm-roberta")
     head: str = "classifier."
+    unused: tuple[str, ...] = ("roberta.pooler.dense.",)
     bodies: Mapping[str, str] = MappingProxyType({"bert": "bert.", "roberta": "roberta.", "xlm-roberta": "roberta."})
 
     def matches(self, config: Mapping[str, Any]) -> bool:
@@ -85,8 +87,16 @@ class Encoder:
         return module.eval()
 
     def names(self, specs: Mapping[str, TensorSpec]) -> Mapping[str, str]:
-        """Return the module's name of each tensor of the encoder, with or without `bert.` or `roberta.` before it."""
-        return {name: own for name, own in names_in_body(specs, self.bodies).items() if not own.startswith(self.head)}
+        """Return the module's name of each tensor of the encoder, with or without `bert.` or `roberta.` before it.
+
+        The pooler that RoBERTa's files may hold is left out: its classifiers do not use it. A bare model is a RoBERTa
+        where it knows one kind of token only.
+        """
+        found = names_in_body(specs, self.bodies)
+        single = any(own == TOKEN_TYPES and specs[name].shape[0] == 1 for name, own in found.items())
+        other = single or any(name.startswith(self.bodies["roberta"]) for name in specs)
+        outside = (self.head, POOLER) if other else (self.head,)
+        return {name: own for name, own in found.items() if not own.startswith(outside)}
 
     def token_processor(self, source: Source, length: int | None = None) -> TokenProcessor:
         """Return how a text, or a pair of texts, becomes tokens, 512 at most."""

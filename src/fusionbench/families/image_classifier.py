@@ -103,7 +103,7 @@ class ImageClassifier:
     version: int = 1
     tower: str = ""
     head: str = "classifier."
-    unused: tuple[str, ...] = ("pooler.dense.",)
+    unused: tuple[str, ...] = ("vit.pooler.dense.",)
     bodies: Mapping[str, str] = MappingProxyType({model_type: kind.prefix for model_type, kind in KINDS.items()})
     model_types: tuple[str, ...] = tuple(KINDS)
 
@@ -134,7 +134,7 @@ class ImageClassifier:
         if kind is None:
             return {name: name for name in specs}
         prefix = kind.prefix if any(name.startswith(kind.prefix) for name in specs) else ""
-        outside = (*(prefix + unused for unused in self.unused), self.head)
+        outside = (*(unused if prefix else unused.removeprefix(kind.prefix) for unused in self.unused), self.head)
         inside = [name for name in specs if name.startswith(prefix) and not name.startswith(outside)]
         return {name: _renamed(name.removeprefix(prefix), kind.renames) for name in inside}
 

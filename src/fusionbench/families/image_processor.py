@@ -61,7 +61,9 @@ class ImageProcessor:
                 return image
             image = Image.fromarray(image)
         process = _hugging_face_processor(self.folder, self.size)
-        output = process(image, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"][0]
+        # ViT's and ConvNeXt's settings do not ask for RGB, without which a grey image has one channel.
+        settings = {"do_convert_rgb": True, "do_rescale": False, "do_normalize": False}
+        output = process(image, **settings, return_tensors="np")["pixel_values"][0]
         prepared: NDArray[np.uint8] = output.transpose(1, 2, 0)
         if prepared.shape != shape:
             made = "×".join(map(str, prepared.shape[:2]))

@@ -13,7 +13,7 @@ from fusionbench.families.base import Family
 from fusionbench.families.registration import family_for
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.safetensors import SafetensorsSource
-from fusionbench.weights.tensors import SAFETENSORS, LazyWeights, TensorSource, Weights
+from fusionbench.weights.tensors import SAFETENSORS, TORCH, LazyWeights, TensorSource, Weights
 
 SHOWN = 10
 """Differences that one message spells out."""
@@ -46,7 +46,8 @@ def load_module(
     """Return the family's module of `config` in eval mode, filled with `weights`.
 
     Every tensor is copied once, straight into the module, which shares no memory with what it was filled from. Numbers
-    keep the kind they are stored in; tensors that the architecture shares are tied.
+    keep the kind they are stored in; where floats of several kinds would meet, as an adapter's float32 and its base's
+    bfloat16, each is rounded to the kind that it has in `rest`. Tensors that the architecture shares are tied.
 
     Args:
         family: whose module it is.
@@ -66,8 +67,10 @@ def load_module(
     places: dict[str, tuple[Weights, str]] = {}
     for layer in reversed(layers):
         places |= {own: (layer, name) for name, own in family.names(specs_of(layer)).items()}
-    problems = _differences(module, {own: specs_of(layer)[name] for own, (layer, name) in places.items()})
-    fitting = {own: _owned(layer, name) for own, (layer, name) in places.items() if own not in problems}
+    specs = {own: specs_of(layer)[name] for own, (layer, name) in places.items()}
+    problems = _differences(module, specs)
+    kinds = {} if rest is None else _kinds(family, specs, specs_of(layers[-1]))
+    fitting = {own: _owned(layer, name, kinds.get(own)) for own, (layer, name) in places.items() if own not in problems}
     missing = _fill(module, fitting)
     problems |= {own: f"{own} is missing" for own in missing if own not in problems}
     if problems:
@@ -83,14 +86,25 @@ def _config_of(weights: Weights) -> Mapping[str, Any]:
     return weights.source.config if isinstance(weights, LazyWeights) else {}
 
 
-def _owned(weights: Weights, name: str) -> Tensor:
-    """Return a tensor on memory of its own; a lazy one is so already, and its file's pages are not kept beside it."""
+def _owned(weights: Weights, name: str, kind: torch.dtype | None) -> Tensor:
+    """Return a tensor on memory of its own; a lazy one is so already, and its file's pages are not kept beside it.
+
+    With `kind` it is rounded to that.
+    """
     tensor = weights[name].detach()
+    tensor = tensor if kind is None else tensor.to(kind)
     if not isinstance(weights, LazyWeights):
         return tensor.clone()
     if isinstance(weights.source, SafetensorsSource):
         weights.source.let_go(name)
     return tensor
+
+
+def _kinds(family: Family, held: Mapping[str, TensorSpec], rest: Mapping[str, TensorSpec]) -> dict[str, torch.dtype]:
+    """Return the kind that each tensor is rounded to: where floats of several kinds would meet, that of the rest."""
+    if len({spec.dtype for spec in held.values() if spec.is_float}) < 2:
+        return {}
+    return {own: TORCH[rest[name].dtype] for name, own in family.names(rest).items()}
 
 
 def _differences(module: nn.Module, specs: Mapping[str, TensorSpec]) -> dict[str, str]:

@@ -15,7 +15,7 @@ def family(cls: type[F]) -> type[F]:
     """Register a class as a family; its class attributes `name`, `version`, `tower` and `model_types` describe it.
 
     Those of `HasHead`, where it has them, are known without importing it too; and `unused`, prefixes of tensors that
-    checkpoints may hold and that its models make no use of.
+    checkpoints may hold and that its models make no use of, as a classifier's file has them (with its body's prefix).
 
     The entry is left on the class as `.entry` and goes into the index when that is written next; a family of another
     package is named by an entry point of the group `fusionbench.family`. The class is called without arguments.

@@ -200,7 +200,8 @@ class T5:
         stream = stream_group(
             module, "lm_head", tables=("shared",), norms=("layer_norm",), write=("Attention.o", "DenseReluDense.wo"),
             read=("Attention.q", "Attention.k", "Attention.v", ".wi", ".wi_0", ".wi_1"),
-            tied=bool(config.get("tie_word_embeddings", True)),
+            # What transformers 5 makes of tie_word_embeddings, which it then says of every T5.
+            tied=bool(module.config.scale_decoder_outputs),  # type: ignore[union-attr]
         )  # fmt: skip
         return [*found, stream]
 

@@ -36,9 +36,11 @@ class Targets(NamedTuple):
 
 
 UNKNOWN_TO_PEFT: Mapping[str, Targets] = {
-    "clip": Targets(("q_proj", "v_proj"), ("k_proj", "v_proj", "fc2"), ("fc2",)),
+    **dict.fromkeys(("clip", "vit", "dinov2"), Targets(("q_proj", "v_proj"), ("k_proj", "v_proj", "fc2"), ("fc2",))),
+    "xlm-roberta": Targets(("query", "value"), ("key", "value", "output.dense"), ("output.dense",)),
 }
-"""By model type, where PEFT names none: CLIP's are those of FusionBench's LoRA models, and their like of (IA)³."""
+"""By model type, where PEFT names none: CLIP's are those of FusionBench's LoRA models, and their like of (IA)³ and of
+other vision transformers; XLM-RoBERTa's are what PEFT has for RoBERTa."""
 
 
 class Adapted(NamedTuple):

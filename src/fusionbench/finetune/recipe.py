@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Tuning = Literal["full", "lora", "l_lora", "ia3"]
 Natural = Annotated[int, Field(ge=0), WHOLE]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class AdapterRecipe(Config):
@@ -45,7 +46,7 @@ class FinetuneRecipe(Config):
     batch: Count = Field(default=32, description="examples a step; with several tasks, of each")
     learning_rate: Annotated[float, Field(gt=0)] = Field(default=1e-5, description="the full rate")
     weight_decay: Annotated[float, Field(ge=0)] = Field(default=0.0, description="decoupled; 0 makes it Adam")
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     schedule: Literal["constant", "cosine", "linear", "step"] = "constant"
     warmup: Natural = Field(default=0, description="steps of rising rates")
     floor: Annotated[float, Field(ge=0, le=1)] = Field(default=0.0, description="share of the rate left at the end")
@@ -71,6 +72,12 @@ class FinetuneRecipe(Config):
     def _decay_belongs_to_step(self) -> Self:
         if (self.schedule == "step") is (self.decay is None):
             raise ValueError("schedule=step needs decay.every, and no other schedule has a decay")
+        return self
+
+    @model_validator(mode="after")
+    def _best_is_of_validations(self) -> Self:
+        if self.keep == "best" and not self.validate_every:
+            raise ValueError("keep=best needs validate_every, the steps between validations")
         return self
 
     @model_serializer(mode="wrap")

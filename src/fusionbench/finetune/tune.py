@@ -1,8 +1,9 @@
 """Fine-tuning: the fused part of a model on one task, or on several at once; heads that are there stay as they are."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from fusionbench.finetune.recipe import FinetuneRecipe, Tuning
 from fusionbench.finetune.start import Checkpoint, Start, Trained, keep_only
 from fusionbench.tasks import evaluate
 from fusionbench.tasks.base import Split, Task
-from fusionbench.training import ALONE, Loop, Processes, Progress, Tracking, step_of, tensors_of
+from fusionbench.training import ALONE, Loop, Processes, Progress, Steps, Tracking, step_of, tensors_of
 from fusionbench.weights.partial import written_to
 from fusionbench.weights.sources import open_source
 
@@ -31,7 +32,7 @@ def finetune(
     recipe: FinetuneRecipe,
     *,
     tuning: Tuning = "full",
-    device: Literal["cpu", "auto"] = "cpu",
+    device: str = "cpu",
     checkpoint_every: int = 0,
     progress: Progress | None = None,
     start: Start | None = None,
@@ -54,7 +55,7 @@ def finetune(
         recipe: rates, steps, batch, seed.
         tuning: "full" trains all of the tower; "lora", "l_lora" and "ia3" train an adapter on it, see
             `finetune.adapters.adapt`, and write that alone, in PEFT's format.
-        device: "cpu", or "auto" for the first accelerator.
+        device: "cpu", "auto" for the first accelerator, "cuda:1" …
         checkpoint_every: steps between checkpoints; 0 is never.
         progress: told after each step.
         start: the opened model of `base` where that is no plain checkpoint.
@@ -68,7 +69,7 @@ def finetune(
     Raises:
         OutputError: where `out` is there and holds anything else.
         ConfigError: where no task is given, `<out>.training` belongs to another recipe, or the adapter that the recipe
-            asks for does not fit the tuning or the model.
+            asks for does not fit the tuning or the model, or its tasks have no common best.
         MissingHead: where one of several tasks has no head.
         Interrupted: on Ctrl-C; the last checkpoint is kept.
     """
@@ -77,6 +78,8 @@ def finetune(
     if not tasks:
         raise ConfigError("There is no task to fine-tune on. Name at least one.")
     recipe = settled(recipe, tuning)
+    # Refuses a best that there is not, before anything is read.
+    _course(tasks, recipe)
     family = next(iter(tasks.values())).family
     start = start or Checkpoint(base, open_source(base), family, tuning, recipe)
     taught = None if teacher is None else Teacher(teacher, family)
@@ -163,7 +166,7 @@ def train(
     _to_train_mode(trained, several=len(tasks) > 1)
     batches, learned = _batches(tasks, recipe), tensors_of(trained)
     with shared_statistics(trained, loop.processes, recipe.batch):
-        loop.run(name, recipe.course(), step_of(loss), batches, learned, optimizer, validate=validate)
+        loop.run(name, _course(tasks, recipe), step_of(loss), batches, learned, optimizer, validate=validate)
     trained.eval()
 
 
@@ -217,6 +220,24 @@ def _to_train_mode(trained: nn.Module, *, several: bool) -> None:
     trained.train()
     for layer in batch_norms(trained) if several else ():
         layer.eval()
+
+
+def _course(tasks: Mapping[str, Task], recipe: FinetuneRecipe) -> Steps:
+    """Return the steps of a training, whose best validation is what the tasks' first metrics call better.
+
+    Raises:
+        ConfigError: where these disagree and the best is to be kept.
+    """
+    if recipe.keep != "best":
+        return recipe.course()
+    first = {name: task.metrics[0] for name, task in tasks.items()}
+    if len(ways := {metric.better for metric in first.values()}) > 1:
+        found = ", ".join(f"{metric.name} of {name} ({metric.better})" for name, metric in first.items())
+        raise ConfigError(
+            f"recipe.keep=best: the mean of first metrics of which some are better higher, some lower ({found}), has "
+            "no best. Choose keep=last, or tasks of one kind."
+        )
+    return replace(recipe.course(), better=ways.pop())
 
 
 def _batches(tasks: Mapping[str, Task], recipe: FinetuneRecipe) -> Callable[[int], Iterator[dict[str, Batch]]]:

@@ -114,9 +114,18 @@ class Adaptation:
         self, name: str, steps: int, step: Step, batches: Callable[[int], Iterator[Any]],
         trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, put: Callable[[], None],
     ) -> None:  # fmt: skip
-        """Run the one loop over these tasks; `put` puts the weights of the present state, for scores on the way.
+        """Run the one training loop over these tasks.
 
         The curve has a point each step; the progress says the last step's loss.
+
+        Args:
+            name: of the training, and so of its folder of checkpoints.
+            steps: how many.
+            step: leaves the gradients of one step and returns its metrics, "loss" among them.
+            batches: from a step's number to the batches from there on.
+            trained: tensors that the optimizer changes in place, by name.
+            optimizer: of these.
+            put: puts the weights of the present state into the module, before it is scored on the way.
 
         Raises:
             Interrupted: on Ctrl-C; the same command goes on from the last checkpoint.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fusionbench.families import Batch, Family, Permutation
 from fusionbench.methods._permutations import Orders, Tensors, reordered, unit_rows, units_first
-from fusionbench.methods._statistics import Wearer
+from fusionbench.methods._statistics import SharedModule
 
 GAIN = 1e-12
 """Least gain, as a share of the similarity, for which a group takes another order."""
@@ -119,10 +119,14 @@ def total_similarity(one: Tensors, other: Tensors, groups: Sequence[Permutation]
 
 @torch.no_grad()
 def collect_moments(
-    wearer: Wearer, family: Family, models: Sequence[Tensors], groups: Sequence[Permutation], batches: Iterator[Batch]
+    shared: SharedModule,
+    family: Family,
+    models: Sequence[Tensors],
+    groups: Sequence[Permutation],
+    batches: Iterator[Batch],
 ) -> dict[str, Moments]:
     """Run all models on the same inputs and return the joint moments of each group's units."""
-    modules = [_wearing(wearer, model) for model in models]
+    modules = [_module_with(shared, model) for model in models]
     count = len(models)
     found: dict[str, Moments] = {}
     for group in groups:
@@ -150,11 +154,11 @@ def match_activations(moments: Mapping[str, Moments], groups: Sequence[Permutati
     }
 
 
-def _wearing(wearer: Wearer, model: Tensors) -> nn.Module:
-    module = deepcopy(wearer.module)
+def _module_with(shared: SharedModule, model: Tensors) -> nn.Module:
+    module = deepcopy(shared.module)
     state = module.state_dict()
     for name, tensor in model.items():
-        state[wearer.inside[name]].copy_(tensor)
+        state[shared.inside[name]].copy_(tensor)
     return module
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import StrictBool, StrictStr
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import normalize as unit_length
 
 from fusionbench.config import Config
 from fusionbench.errors import CheckpointError, NotAdaptable
@@ -35,7 +35,7 @@ class _About(Config):
     format: Literal[1] = 1
     method: Literal["surgery"]
     tasks: tuple[StrictStr, ...]
-    normalise: StrictBool
+    normalize: StrictBool
 
 
 def operate(features: Tensor, down: Tensor, up: Tensor) -> Tensor:
@@ -61,11 +61,11 @@ class OperatedModel:
 
     def __init__(
         self, backbone: FusedWeights, adapters: Mapping[str, tuple[Tensor, Tensor]], family: Family, *,
-        normalise: bool, device: Device = "cpu",
+        normalize: bool, device: Device = "cpu",
     ) -> None:  # fmt: skip
-        """Hold what belongs together; `normalise` is whether adapters see features of length 1."""
+        """Hold what belongs together; `normalize` is whether adapters see features of length 1."""
         self.backbone, self.adapters = backbone, adapters
-        self._normalise, self._family, self._device = normalise, family, device
+        self._normalize, self._family, self._device = normalize, family, device
 
     @property
     def parameters(self) -> int:
@@ -86,7 +86,7 @@ class OperatedModel:
         if task.name not in self.adapters:
             return self.backbone.for_task(task)
         down, up = (tensor.to(self._device) for tensor in self.adapters[task.name])
-        changed = with_features(task, lambda z: operate(normalize(z, dim=-1) if self._normalise else z, down, up))
+        changed = with_features(task, lambda z: operate(unit_length(z, dim=-1) if self._normalize else z, down, up))
         return predictor(changed, self._family, self.backbone.module, self._device)
 
     def save(self, folder: Path | str) -> None:
@@ -101,7 +101,7 @@ class OperatedModel:
             with CheckpointWriter(made / ARTEFACT, list(specs_of(tensors).values()), metadata={}) as writer:
                 for name, tensor in tensors.items():
                     writer.write(name, as_bytes(tensor))
-            about = {"format": 1, "method": self.method, "tasks": list(self.adapters), "normalise": self._normalise}
+            about = {"format": 1, "method": self.method, "tasks": list(self.adapters), "normalize": self._normalize}
             (made / SURGERY).write_text(json.dumps(about, indent=1) + "\n")
 
 
@@ -124,7 +124,7 @@ def open_operated(folder: Path, pool: Pool, device: Device = "cpu") -> OperatedM
                 f"{folder / ARTEFACT}: {name}.down is {list(down.shape)} and {name}.up {list(up.shape)}, expected "
                 "[rank, width] and [width, rank]. Fuse again."
             )
-    return OperatedModel(backbone, adapters, family_of(pool), normalise=about.normalise, device=device)
+    return OperatedModel(backbone, adapters, family_of(pool), normalize=about.normalize, device=device)
 
 
 def _part(folder: Path, stored: LazyWeights, task: str, part: str) -> Tensor:

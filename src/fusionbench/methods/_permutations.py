@@ -12,7 +12,7 @@ from fusionbench.errors import ConfigError, IncompatibleModels, MissingPart
 from fusionbench.families import Batch, Family, HasPermutations, Permutation, batch_norms, reestimate
 from fusionbench.merge import Pool
 from fusionbench.methods._context import Context
-from fusionbench.methods._statistics import CollectSplit, Wearer
+from fusionbench.methods._statistics import CollectSplit, SharedModule
 from fusionbench.tasks import Task
 from fusionbench.weights.tensors import TORCH
 
@@ -23,7 +23,7 @@ EQUAL = 1e-5
 """Largest change of an output, as a share of the largest output, that counts as none."""
 
 
-def groups_of(pool: Pool, family: Family, wearer: Wearer, method: str) -> tuple[Permutation, ...]:
+def groups_of(pool: Pool, family: Family, shared: SharedModule, method: str) -> tuple[Permutation, ...]:
     """Return a family's groups with the tensors' canonical names, held against the models.
 
     Raises:
@@ -32,8 +32,8 @@ def groups_of(pool: Pool, family: Family, wearer: Wearer, method: str) -> tuple[
     """
     if not isinstance(family, HasPermutations):
         raise MissingPart(family.name, "permutations of units", (method,))
-    canonical = {own: name for name, own in wearer.inside.items()}
-    state = wearer.module.state_dict()
+    canonical = {own: name for name, own in shared.inside.items()}
+    state = shared.module.state_dict()
     groups, problems = [], []
     for group in family.permutations(pool.reference.config):
         for name, axis in (*group.produced, *group.read):
@@ -79,34 +79,34 @@ def permuted(model: Tensors, groups: Sequence[Permutation], orders: Orders) -> T
     return result
 
 
-def read_model(wearer: Wearer, expert: str) -> Tensors:
+def read_model(shared: SharedModule, expert: str) -> Tensors:
     """Return an expert's fused tensors and statistics by canonical name, float32."""
-    return {name: wearer.read(expert, name) for name in wearer.inside}
+    return {name: shared.read(expert, name) for name in shared.inside}
 
 
 def check_groups(
-    wearer: Wearer, family: Family, model: Tensors, groups: Sequence[Permutation], batch: Batch, seed: int
+    shared: SharedModule, family: Family, model: Tensors, groups: Sequence[Permutation], batch: Batch, seed: int
 ) -> None:
     """Shuffle every group at random and see that the outputs stay, in float64; see `check_unchanged`."""
     random = np.random.default_rng(seed)
     orders = {group.name: torch.from_numpy(random.permutation(group.units)) for group in groups}
-    check_unchanged(wearer, family, model, permuted(model, groups, orders), batch)
+    check_unchanged(shared, family, model, permuted(model, groups, orders), batch)
 
 
 @torch.no_grad()
-def check_unchanged(wearer: Wearer, family: Family, before: Tensors, after: Tensors, batch: Batch) -> None:
+def check_unchanged(shared: SharedModule, family: Family, before: Tensors, after: Tensors, batch: Batch) -> None:
     """Run two models in float64 and refuse where their features differ.
 
     Raises:
         IncompatibleModels: where the largest difference is more than 10⁻⁵ of the largest output.
     """
-    module = deepcopy(wearer.module).double()
+    module = deepcopy(shared.module).double()
     state = module.state_dict()
     wide = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in batch.items()}
     outputs = []
     for model in (before, after):
         for name, tensor in model.items():
-            state[wearer.inside[name]].copy_(tensor)
+            state[shared.inside[name]].copy_(tensor)
         outputs.append(family.features(module, wide))
     gap, size = float((outputs[0] - outputs[1]).abs().max()), float(outputs[0].abs().max())
     if not gap <= EQUAL * max(size, 1e-30):
@@ -139,17 +139,17 @@ def first_batch(tasks: Mapping[str, Task], context: Context, split: CollectSplit
     return next(unlabelled(dict(list(tasks.items())[:1]), context, split=split, examples=4))
 
 
-def recalibrated(wearer: Wearer, family: Family, model: Tensors, batches: Iterator[Batch]) -> Tensors:
+def recalibrated(shared: SharedModule, family: Family, model: Tensors, batches: Iterator[Batch]) -> Tensors:
     """Return a model with statistics of batch normalisation that are the means over batches, as after REPAIR.
 
     A model without batch normalisation is returned as it is, and no batch is read.
     """
-    if not batch_norms(wearer.module):
+    if not batch_norms(shared.module):
         return model
-    wearer.put(model)
-    reestimate(wearer.module, family, batches)
-    state = wearer.module.state_dict()
-    return {name: state[own].clone() for name, own in wearer.inside.items()}
+    shared.put(model)
+    reestimate(shared.module, family, batches)
+    state = shared.module.state_dict()
+    return {name: state[own].clone() for name, own in shared.inside.items()}
 
 
 def count_of(tasks: Mapping[str, Task], split: CollectSplit, examples: int) -> int:

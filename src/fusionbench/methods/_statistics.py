@@ -25,8 +25,8 @@ SHOWN = 6
 """Names that a note spells out."""
 
 
-class Wearer:
-    """One module that wears the experts' weights in turn.
+class SharedModule:
+    """One module that holds the weights of one expert after another.
 
     Attributes:
         module: in eval mode, float32; only its fused float parameters ask for gradients.
@@ -35,7 +35,7 @@ class Wearer:
     """
 
     def __init__(self, pool: Pool, family: Family, device: torch.device | None = None) -> None:
-        """Load the reference; experts are read a tensor at a time when they are put on.
+        """Load the reference; experts are read a tensor at a time when they are loaded.
 
         Raises:
             IncompatibleModels: with every difference between the models.
@@ -62,7 +62,7 @@ class Wearer:
         weights, own = self._experts[expert]
         return weights[own[name]].to(self.device, torch.float32)
 
-    def wear(self, expert: str, within: str = "") -> None:
+    def load(self, expert: str, within: str = "") -> None:
         """Overwrite the fused tensors, or those whose names in the module start with `within`, with an expert's."""
         self.put({name: self.read(expert, name) for name, own in self.inside.items() if own.startswith(within)})
 
@@ -111,13 +111,13 @@ def collect_all(
     counts = {expert: min(values["examples"], task.size(split)) for expert, task in own.items()}
     wanted = [name for name in pool.experts if context.load(f"{ARTEFACT}/{name}") is None]
     if wanted:
-        wearer = Wearer(pool, context.family, context.device)
-        canonical = {inside: name for name, inside in wearer.inside.items()}
+        shared = SharedModule(pool, context.family, context.device)
+        canonical = {inside: name for name, inside in shared.inside.items()}
         for done, expert in enumerate(wanted):
             if context.loop.progress is not None:
                 context.loop.progress(f"statistics of {expert}", done, len(wanted))
-            wearer.wear(expert)
-            found = collect(own[expert], wearer.module, context, **values)
+            shared.load(expert)
+            found = collect(own[expert], shared.module, context, **values)
             named = {canonical[name]: tensor for name, tensor in found.items() if name in canonical}
             text = {
                 "method": method, "model": pool.experts[expert].fingerprint(), "task": own[expert].name,

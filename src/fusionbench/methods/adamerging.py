@@ -74,7 +74,7 @@ def adamerging(
         together: examples of a task that are held in memory at once; null is all of its batches. Changes nothing but
             rounding and memory.
         deltas: where the task vectors lie: in memory, in memory as bfloat16, or in a mapped file.
-        coefficients: a coefficients.safetensors of an earlier run: no adaptation, only the merge.
+        coefficients: a coefficients folder or file of an earlier run: no adaptation, only the merge.
         checkpoint_every: steps between checkpoints, from which a stopped run goes on.
         evaluate_every: steps between scores on validation data in the curve; 0 is never.
 

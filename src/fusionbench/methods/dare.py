@@ -37,7 +37,20 @@ def prepare_dare(
     read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, combine: Combine, rescale: Rescale,
     ties_density: Any, keep: Keep, zero_sign: ties_method.ZeroSign,
 ) -> Prepared:  # fmt: skip
-    """Sum magnitudes where they are matched, and find the cuts of the thinned task vectors where TIES trims them."""
+    """Sum magnitudes where they are matched, and find the cuts of the thinned task vectors where TIES trims them.
+
+    Args:
+        read: starts a pass over the whole model, in chunks.
+        at: each tensor's own parameters, by its name.
+        combine: how the thinned task vectors are merged.
+        rescale: "norm" matches the sum of magnitudes of each tensor, which takes one pass here.
+        ties_density: share that TIES keeps of the thinned task vectors, one for the whole model.
+        keep: how many entries that is, and which of equal magnitude.
+        zero_sign: what an exact tie elects.
+
+    Raises:
+        ConfigError: where `ties_density` differs between tensors, or does not fit `combine`.
+    """
     trims = {name: {**own, "density": own["ties_density"]} for name, own in at.items()}
     if len({own["density"] for own in trims.values()}) > 1:
         raise ConfigError(f"method.ties_density is one share of the whole model; got {ties_density} by tensor.")

@@ -78,6 +78,7 @@ def classes_of(task: Task, output: Tensor) -> int | None:
     kind="whole",
     category="ensemble",
     version=1,
+    base="unused",
 )
 def simple_ensemble(
     pool: Pool, tasks: Mapping[str, Task], context: Context, *, over: Over = "logits", resident: bool = True
@@ -109,6 +110,7 @@ def simple_ensemble(
     kind="whole",
     category="ensemble",
     version=1,
+    base="unused",
     needs=("validation",),
 )
 def weighted_ensemble(
@@ -193,7 +195,12 @@ def _candidates(count: int, trials: int, seed: int) -> list[list[float]]:
 
 
 @merge_method(
-    "max_model", paper="Wu et al. 2019 (heterogeneous model reuse)", kind="whole", category="ensemble", version=2
+    "max_model",
+    paper="Wu et al. 2019 (heterogeneous model reuse)",
+    kind="whole",
+    category="ensemble",
+    version=2,
+    base="unused",
 )
 def max_model(
     pool: Pool,
@@ -204,7 +211,7 @@ def max_model(
     labels: Labels = "own",
     resident: bool = True,
 ) -> Fused:
-    """Return the ensemble that predicts the class on which some member is surest.
+    """Return the ensemble that predicts the class to which any of its members gives the highest probability.
 
     Args:
         pool: the experts are the members.
@@ -227,7 +234,15 @@ def max_model(
 
 
 def largest(known: Mapping[str, Collection[str]], over: Over) -> Combine:
-    """Return the largest of outputs, each member asked for the classes that it knows; one without such, for all."""
+    """Return the largest of outputs, each member asked for the classes that it knows; one without such, for all.
+
+    Args:
+        known: names of the classes that a member knows, by member.
+        over: the scale on which outputs are compared.
+
+    Raises:
+        Skipped: when it is called on outputs that are no class scores, or on a task of which no member knows a class.
+    """
 
     def combine(task: Task, outputs: Mapping[str, Tensor]) -> Tensor:
         classes = classes_of(task, next(iter(outputs.values())))
@@ -261,7 +276,11 @@ def _known_scores(task: Task, outputs: Mapping[str, Tensor], known: Mapping[str,
 
 
 def weighted(weights: Mapping[str, float], over: Over, *, normalize: bool) -> Combine:
-    """Return the weighted sum of outputs; the weights of members that do not answer a task go to those that do."""
+    """Return the weighted sum of outputs; the weights of members that do not answer a task go to those that do.
+
+    Raises:
+        Skipped: when it is called where weights that are to be normalised sum to 0.
+    """
 
     def combine(task: Task, outputs: Mapping[str, Tensor]) -> Tensor:
         chosen = [weights[member] for member in outputs]

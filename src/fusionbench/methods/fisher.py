@@ -67,7 +67,7 @@ def measure(
     },
 )
 def fisher(
-    experts: Sequence[Tensor], *, weights: PerExpert[float] = 1.0, normalise: bool = True,
+    experts: Sequence[Tensor], *, weights: PerExpert[float] = 1.0, normalize: bool = True,
     floor: Annotated[float, Range(0)] = 1e-6, added: Annotated[float, Range(0)] = 0.0,
     prepared: Sizes | None = None, stats: Sequence[Tensor] | None = None,
 ) -> Tensor:  # fmt: skip
@@ -76,7 +76,7 @@ def fisher(
     Args:
         experts: the same tensor from each fine-tuned model, of any shape.
         weights: λᵢ, at least 0, one an expert; the paper searches them on validation data.
-        normalise: divide each expert's F by its length ‖Fᵢ‖₂ over all fused tensors, so that none drowns the others.
+        normalize: divide each expert's F by its length ‖Fᵢ‖₂ over all fused tensors, so that none drowns the others.
         floor: least F of an entry, as a share of the mean over all entries and experts: 1e-6, after the authors'
             `fisher_floor`; an entry that no expert's predictions hang on becomes the average.
         added: added to every raw F and to the length; 1e-6 in fusion_bench, where it is larger than most F.
@@ -97,7 +97,7 @@ def fisher(
         )
     sizes = prepared or measure(lambda: (), {}, statistics=lambda: iter([(None, stats)]))  # type: ignore[list-item]
     assert sizes is not None
-    lengths = [norm + added if normalise else 1.0 for norm in sizes.norms]
+    lengths = [norm + added if normalize else 1.0 for norm in sizes.norms]
     means = [mean / (length or 1.0) for mean, length in zip(sizes.means, lengths, strict=True)]
     least = floor * sum(means) / len(means)
     known = [

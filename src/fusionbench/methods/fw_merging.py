@@ -56,7 +56,7 @@ def fw_merging(
     coefficients: str | None = None,
     checkpoint_every: Count = 100,
 ) -> Fused:
-    """Return where Frank and Wolfe's walk through the experts' hull ends (arXiv:2503.12649).
+    """Return θ₀ + Σ λᵢ·τᵢ with λ found by Frank–Wolfe steps on the tasks' loss within the hull (arXiv:2503.12649).
 
     Each iteration takes the gradient g of the loss and the expert with the least ⟨g, θᵢ⟩, and moves there by
     γ = 2/(t + 2): θ ← θ + γ·(s − θ). Every point on the way is θ₀ + Σ λᵢ·τᵢ, so only the λ are kept.

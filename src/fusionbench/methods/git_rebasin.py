@@ -23,7 +23,7 @@ from fusionbench.methods._permutations import (
     recalibrated,
     unlabelled,
 )
-from fusionbench.methods._statistics import CollectSplit, Wearer
+from fusionbench.methods._statistics import CollectSplit, SharedModule
 from fusionbench.mixing import Fused, FusedWeights
 from fusionbench.parameters import Count, PerExpert, Positive, per_expert
 from fusionbench.tasks import Task
@@ -39,6 +39,7 @@ ROUNDS = 100
     kind="whole",
     category="merge",
     version=1,
+    base="unused",
     parts=("permutations",),
     needs=("unlabelled", "one_architecture"),
 )
@@ -78,31 +79,35 @@ def git_rebasin(
         IncompatibleModels: where a permutation changes what a model computes.
         ConfigError: where there is no task to take inputs from.
     """
-    wearer = Wearer(pool, context.family, context.device)
-    groups = groups_of(pool, context.family, wearer, "git_rebasin")
-    models = [read_model(wearer, name) for name in pool.experts]
+    shared = SharedModule(pool, context.family, context.device)
+    groups = groups_of(pool, context.family, shared, "git_rebasin")
+    models = [read_model(shared, name) for name in pool.experts]
     probe = first_batch(tasks, context, split, "git_rebasin")
-    check_groups(wearer, context.family, models[0], groups, probe, context.seed)
+    check_groups(shared, context.family, models[0], groups, probe, context.seed)
     if match == "activations":
         inputs = unlabelled(tasks, context, split=split, examples=examples)
-        found = _by_activations(wearer, models, groups, context, inputs)
+        found = _by_activations(shared, models, groups, context, inputs)
         context.used("adapted", split=split, tasks=tuple(tasks), count=count_of(tasks, split, examples))
     else:
         found = _aligned(models, groups, align, context.seed, sweeps, restarts)
     for before, after in zip(models, found, strict=True):
-        check_unchanged(wearer, context.family, before, after, probe)
+        check_unchanged(shared, context.family, before, after, probe)
     context.note(_gains(list(pool.experts), models, found, groups))
     merged = weighted_mean(found, per_expert(weights, len(found)))
     inputs = unlabelled(tasks, context, split=split, examples=examples)
-    merged = recalibrated(wearer, context.family, merged, inputs)
+    merged = recalibrated(shared, context.family, merged, inputs)
     return FusedWeights(as_stored(merged, pool), context.family, pool.reference, device=context.device)
 
 
 def _by_activations(
-    wearer: Wearer, models: Sequence[Tensors], groups: Sequence[Permutation], context: Context, batches: Iterator[Batch]
+    shared: SharedModule,
+    models: Sequence[Tensors],
+    groups: Sequence[Permutation],
+    context: Context,
+    batches: Iterator[Batch],
 ) -> list[Tensors]:
     """Return the models in the orders in which their units answer as the first's do."""
-    moments = collect_moments(wearer, context.family, models, groups, batches)
+    moments = collect_moments(shared, context.family, models, groups, batches)
     orders = [match_activations(moments, groups, number) for number in range(1, len(models))]
     return [models[0], *(permuted(m, groups, o) for m, o in zip(models[1:], orders, strict=True))]
 

@@ -24,7 +24,7 @@ from fusionbench.tasks import Task
     compat={"official": {"strict": True}},
 )
 def greedy_soup(pool: Pool, tasks: Mapping[str, Task], context: Context, *, strict: bool = False) -> Fused:
-    """Return the running average to which each model was added that did not make it worse (arXiv:2203.05482, Recipe 1).
+    """Return the mean of the models that, added one by one, do not lower the validation score (arXiv:2203.05482).
 
     Args:
         pool: base and experts; the base gives only names and what is not fused.

@@ -12,7 +12,7 @@ from fusionbench.families.base import Batch, Family, HasParts, HasTokens
 from fusionbench.merge import Pool, plan_of
 from fusionbench.methods._context import Context
 from fusionbench.methods._method import merge_method
-from fusionbench.methods._statistics import CollectSplit, InputGrams, Wearer, drawn, own_task
+from fusionbench.methods._statistics import CollectSplit, InputGrams, SharedModule, drawn, own_task
 from fusionbench.methods.regmean import Ridge, regmean
 from fusionbench.mixing import Fused, FusedWeights
 from fusionbench.parameters import Count, Share
@@ -34,6 +34,7 @@ class _Reached(Exception):
     kind="whole",
     category="merge",
     version=1,
+    base="unused",
     parts=("linears", "blocks"),
     needs=("unlabelled",),
     compat={"paper": {}, "fusion_bench": {"ridge": 0.0}},
@@ -70,34 +71,34 @@ def regmean_plusplus(
         raise MissingPart(family.name, "list of blocks and linear maps", ("regmean_plusplus",))
     tasks = {expert: own_task(pool, tasks, expert) for expert in pool.experts}
     count = sum(min(examples, task.size(split)) for task in tasks.values())
-    wearer = Wearer(pool, family, context.device)
+    shared = SharedModule(pool, family, context.device)
     plan = plan_of(pool, MethodConfig.read({"name": "simple_average"}))
     merged = _average(plan)
     draw = partial(drawn, split=split, context=context, examples=examples, batch=batch)
-    written = {expert: _written(wearer, expert, task, draw(task)) for expert, task in tasks.items()}
-    wearer.put({name: merged[name] for name in wearer.inside})
-    blocks = family.blocks(wearer.module)
+    written = {expert: _written(shared, expert, task, draw(task)) for expert, task in tasks.items()}
+    shared.put({name: merged[name] for name in shared.inside})
+    blocks = family.blocks(shared.module)
     for done, block in enumerate(blocks):
         if context.loop.progress is not None:
             context.loop.progress("merging by regmean_plusplus", done, len(blocks))
         grams = {}
         for expert, task in tasks.items():
-            wearer.wear(expert, f"{block}.")
-            grams[expert] = _grams_of_block(wearer.module, family, task, block, written[expert] or draw(task))
-        for name, tensor in _merge_block(wearer, plan, grams, off_diagonal, ridge).items():
+            shared.load(expert, f"{block}.")
+            grams[expert] = _grams_of_block(shared.module, family, task, block, written[expert] or draw(task))
+        for name, tensor in _merge_block(shared, plan, grams, off_diagonal, ridge).items():
             merged[name] = tensor.to(merged[name].dtype).cpu()
-        wearer.put({name: merged[name] for name, own in wearer.inside.items() if own.startswith(f"{block}.")})
-    _report(wearer, family, blocks, context)
+        shared.put({name: merged[name] for name, own in shared.inside.items() if own.startswith(f"{block}.")})
+    _report(shared, family, blocks, context)
     context.used("adapted", split=split, tasks=tuple(dict.fromkeys(t.name for t in tasks.values())), count=count)
-    return FusedWeights({name: merged[name] for name in wearer.inside}, family, pool.reference)
+    return FusedWeights({name: merged[name] for name in shared.inside}, family, pool.reference)
 
 
-def _written(wearer: Wearer, expert: str, task: Task, data: Iterable[Batch]) -> list[Batch]:
+def _written(shared: SharedModule, expert: str, task: Task, data: Iterable[Batch]) -> list[Batch]:
     """Return inputs with the expert's own answers, where these are written token by token; else nothing."""
     if not isinstance(task, WritesAnswers):
         return []
-    wearer.wear(expert)
-    predict = task.bind(wearer.module)
+    shared.load(expert)
+    predict = task.bind(shared.module)
     return [task.written(predict, one) for one in data]
 
 
@@ -131,23 +132,23 @@ def _grams_of_block(
 
 
 def _merge_block(
-    wearer: Wearer, plan: Plan, grams: Mapping[str, Mapping[str, Tensor]], off_diagonal: float, ridge: float,
+    shared: SharedModule, plan: Plan, grams: Mapping[str, Mapping[str, Tensor]], off_diagonal: float, ridge: float,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Return the merged weights of the linear maps for which every expert has a Gram matrix, by canonical name."""
     found = {}
     sites = {step.output.name: step.site for step in plan}
-    for name in wearer.names:
-        inside = wearer.inside[name]
+    for name in shared.names:
+        inside = shared.inside[name]
         if all(inside in known for known in grams.values()):
-            tensors = [wearer.read(expert, name) for expert in grams]
+            tensors = [shared.read(expert, name) for expert in grams]
             stats = [known[inside] for known in grams.values()]
             with torch.no_grad():
                 found[name] = regmean(tensors, off_diagonal=off_diagonal, ridge=ridge, site=sites[name], stats=stats)
     return found
 
 
-def _report(wearer: Wearer, family: HasParts, blocks: list[str], context: Context) -> None:
+def _report(shared: SharedModule, family: HasParts, blocks: list[str], context: Context) -> None:
     """Note the linear maps outside all blocks, which are averaged."""
-    outside = [s.name for s in family.linears(wearer.module) if not any(s.name.startswith(f"{b}.") for b in blocks)]
+    outside = [s.name for s in family.linears(shared.module) if not any(s.name.startswith(f"{b}.") for b in blocks)]
     if outside:
         context.note(f"linear maps outside the blocks are averaged: {', '.join(outside)}")

@@ -49,7 +49,7 @@ def smile(
         site: a linear map.
         base: "weight" and, where there is one, "bias".
         experts: the same of each expert.
-        gate_k: directions that an expert's gate listens to; the paper's CLIP rows have 16, its Mistral 8.
+        gate_k: leading right singular vectors that score an expert; the paper's CLIP rows have 16, its Mistral 8.
         k: rank of the experts, 0 for dense ones (ΔWᵢ itself); the paper's CLIP rows have 128, its Mistral 512.
         top_k: experts a token; the paper's is 1, which makes the chosen expert's share exactly 1.
         gate: take the gate's directions from ΔWᵢ, or from the fine-tuned weight.

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import l1_loss, normalize
+from torch.nn.functional import l1_loss
+from torch.nn.functional import normalize as unit_length
 
 from fusionbench.errors import ConfigError, NotFinite
 from fusionbench.kernels.streams import stream_key
@@ -19,7 +20,7 @@ from fusionbench.methods._drawing import placed
 from fusionbench.methods._inner_model import fuse_inner, inner_method
 from fusionbench.methods._method import merge_method
 from fusionbench.methods._operated import ARTEFACT, OperatedModel, named, operate, with_features
-from fusionbench.methods._statistics import Wearer, own_task
+from fusionbench.methods._statistics import SharedModule, own_task
 from fusionbench.mixing import Fused, FusedWeights
 from fusionbench.parameters import Count, Inner, Positive
 from fusionbench.tasks import Task
@@ -40,7 +41,7 @@ READ = 64
     category="merge",
     version=1,
     needs=("unlabelled", "gradients"),
-    compat={"paper": {}, "official": {}, "fusion_bench": {"normalise": True}},
+    compat={"paper": {}, "official": {}, "fusion_bench": {"normalize": True}},
 )
 def surgery(
     pool: Pool,
@@ -52,7 +53,7 @@ def surgery(
     learning_rate: Positive = 1e-3,
     steps: Count = 1000,
     batch: Count = 16,
-    normalise: bool = False,
+    normalize: bool = False,
     adapt_split: AdaptSplit = "test",
     adapters: str | None = None,
     checkpoint_every: Count = 100,
@@ -71,7 +72,7 @@ def surgery(
         learning_rate: of Adam; the paper's is 0.001.
         steps: on one batch of each task; the authors' code takes 500 rounds of two.
         batch: examples of each task a step; the paper's is 16.
-        normalise: let adapters see and match features of length 1, as fusion_bench does.
+        normalize: let adapters see and match features of length 1, as fusion_bench does.
         adapt_split: where unlabelled inputs come from: test, as the paper does, or validation, disjoint from it.
         adapters: an adapters folder or file of an earlier run: none are learned, only the inner method runs.
         checkpoint_every: steps between checkpoints, from which a stopped run goes on.
@@ -100,13 +101,13 @@ def surgery(
         learned = _read_adapters(Path(adapters), [task.name for task in own.values()], rank)
         for how, what in used.items():
             context.used(how, **what)
-        return OperatedModel(backbone, learned, context.family, normalise=normalise, device=context.device)
-    pairs = _features(pool, own, backbone, context, adapt_split, normalise)
+        return OperatedModel(backbone, learned, context.family, normalize=normalize, device=context.device)
+    pairs = _features(pool, own, backbone, context, adapt_split, normalize)
     learned = {name: _initial(context, name, rank, merged.shape[-1]) for name, (merged, _) in pairs.items()}
     _learn(pairs, learned, context, steps, learning_rate, batch, checkpoint_every)
     context.save(ARTEFACT, {name: tensor.cpu() for name, tensor in named(learned).items()}, {"rank": str(rank)})
     _report(context, used, adapt_split, tuple(pairs), steps * batch)
-    return OperatedModel(backbone, learned, context.family, normalise=normalise, device=context.device)
+    return OperatedModel(backbone, learned, context.family, normalize=normalize, device=context.device)
 
 
 def _read_adapters(path: Path, tasks: Sequence[str], rank: int) -> dict[str, tuple[Tensor, Tensor]]:
@@ -129,7 +130,7 @@ def _read_adapters(path: Path, tasks: Sequence[str], rank: int) -> dict[str, tup
 
 @torch.no_grad()
 def _features(
-    pool: Pool, own: Mapping[str, Task], backbone: FusedWeights, context: Context, split: AdaptSplit, normalise: bool
+    pool: Pool, own: Mapping[str, Task], backbone: FusedWeights, context: Context, split: AdaptSplit, normalize: bool
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Return, by task name, the features of all of a split, `(examples, …, width)`: the merged model's, the expert's.
 
@@ -138,25 +139,25 @@ def _features(
     Raises:
         NotFinite: where a model's features are no numbers, saying whose.
     """
-    wearer = Wearer(pool, context.family, context.device)
-    for parameter in wearer.module.parameters():
+    shared = SharedModule(pool, context.family, context.device)
+    for parameter in shared.module.parameters():
         parameter.requires_grad_(False)
     found = {}
     for done, (expert, task) in enumerate(own.items()):
         if context.loop.progress is not None:
             context.loop.progress(f"features of {task.name}", done, len(own))
-        wearer.wear(expert)
+        shared.load(expert)
         read: list[list[Tensor]] = [[], []]
         for given in task.batches(split, size=READ, labels=False):
             one = placed(given, context.device)
-            for kept, module in zip(read, (backbone.module, wearer.module), strict=True):
+            for kept, module in zip(read, (backbone.module, shared.module), strict=True):
                 kept.append(task.family.features(module, one))
         merged, expert_own = (torch.cat(part).float() for part in read)
         for of, features in (("the merged model's", merged), (f"those of the expert {expert}", expert_own)):
             if not bool(torch.isfinite(features).all()):
                 raise NotFinite(f"{task.name}: features hold NaN or Inf, {of}. Its weights are broken.")
         found[task.name] = (
-            (normalize(merged, dim=-1), normalize(expert_own, dim=-1)) if normalise else (merged, expert_own)
+            (unit_length(merged, dim=-1), unit_length(expert_own, dim=-1)) if normalize else (merged, expert_own)
         )
     return found
 

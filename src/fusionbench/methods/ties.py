@@ -32,7 +32,19 @@ def prepare_ties(
     read: Callable[[], Chunks], at: Mapping[str, Mapping[str, Any]], *, density: Any, weights: Any, scope: Scope,
     keep: Keep, trim: Literal["magnitude", "random"], zero_sign: ZeroSign, elect_on: ElectOn,
 ) -> Prepared:  # fmt: skip
-    """Find the cuts of all tensors, and where an exact tie follows the majority, that sign."""
+    """Find the cuts of all tensors, and where an exact tie follows the majority, that sign.
+
+    Args:
+        read: starts a pass over the whole model, in chunks.
+        at: each tensor's own parameters, by its name.
+        density: share of entries that is kept, of all tensors alike or by tensor.
+        weights: of the experts; each tensor's own are read from `at`.
+        scope: among which entries the largest are kept.
+        keep: how many of them, and which of equal magnitude.
+        trim: by magnitude, or at random.
+        zero_sign: what an exact tie elects; "majority" takes one more pass.
+        elect_on: whether signs are elected by weighted or by unweighted task vectors.
+    """
     scan = tiles_of(read if trim == "magnitude" else lambda: _draws(read()))
     cuts = thresholds(scan, at, scope=scope, keep=keep)
     found = Prepared(cuts, 0.0)

@@ -26,7 +26,7 @@ from fusionbench.methods._permutations import (
     recalibrated,
     unlabelled,
 )
-from fusionbench.methods._statistics import CollectSplit, Wearer
+from fusionbench.methods._statistics import CollectSplit, SharedModule
 from fusionbench.mixing import Fused, FusedWeights, PerTask
 from fusionbench.parameters import Count, Range, Share
 from fusionbench.tasks import Task
@@ -38,6 +38,7 @@ from fusionbench.tasks import Task
     kind="whole",
     category="merge",
     version=1,
+    base="unused",
     parts=("permutations",),
     needs=("unlabelled", "one_architecture"),
 )
@@ -74,13 +75,13 @@ def zipit(
     Others: the authors' code adds 10⁻⁵ to the count of merged units, which shrinks weights a little; counts are exact
     here. Attention heads, blocks of units that answer together, are matched one to one between models.
     """
-    wearer = Wearer(pool, context.family, context.device)
-    groups = groups_of(pool, context.family, wearer, "zipit")
-    front = set(wearer.inside) if blocks is None else front_of(wearer, context.family, blocks)
-    models = [read_model(wearer, name) for name in pool.experts]
-    check_groups(wearer, context.family, models[0], groups, first_batch(tasks, context, split, "zipit"), context.seed)
+    shared = SharedModule(pool, context.family, context.device)
+    groups = groups_of(pool, context.family, shared, "zipit")
+    front = set(shared.inside) if blocks is None else front_of(shared, context.family, blocks)
+    models = [read_model(shared, name) for name in pool.experts]
+    check_groups(shared, context.family, models[0], groups, first_batch(tasks, context, split, "zipit"), context.seed)
     inputs = unlabelled(tasks, context, split=split, examples=examples)
-    moments = collect_moments(wearer, context.family, models, groups, inputs)
+    moments = collect_moments(shared, context.family, models, groups, inputs)
     context.used("adapted", split=split, tasks=tuple(tasks), count=count_of(tasks, split, examples))
     zipped = {}
     for group in (group for group in groups if all(name in front for name, _ in group.produced)):
@@ -94,7 +95,7 @@ def zipit(
 
     def finished(model: Tensors) -> Tensors:
         inputs = unlabelled(tasks, context, split=split, examples=examples)
-        return as_stored(recalibrated(wearer, context.family, model, inputs), pool)
+        return as_stored(recalibrated(shared, context.family, model, inputs), pool)
 
     if blocks is None:
         return FusedWeights(finished(merged), context.family, pool.reference, device=context.device)
@@ -107,7 +108,7 @@ def zipit(
     return PerTask(made, context.family, pool.reference, method="zipit", device=context.device)
 
 
-def front_of(wearer: Wearer, family: Family, blocks: int) -> set[str]:
+def front_of(shared: SharedModule, family: Family, blocks: int) -> set[str]:
     """Return the canonical names of what a module computes up to its block of that number, in the order of its tensors.
 
     Raises:
@@ -116,13 +117,13 @@ def front_of(wearer: Wearer, family: Family, blocks: int) -> set[str]:
     """
     if not isinstance(family, HasParts):
         raise MissingPart(family.name, "blocks", ("zipit",))
-    named = family.blocks(wearer.module)
+    named = family.blocks(shared.module)
     if blocks >= len(named):
         raise ConfigError(f"method.blocks={blocks}: the network has {len(named)} blocks; leave it out to zip them all.")
-    order = list(wearer.module.state_dict())
+    order = list(shared.module.state_dict())
     last = max(place for place, name in enumerate(order) if name.startswith(f"{named[blocks - 1]}."))
     early = set(order[: last + 1])
-    return {canonical for canonical, name in wearer.inside.items() if name in early}
+    return {canonical for canonical, name in shared.inside.items() if name in early}
 
 
 def with_tails(

@@ -130,7 +130,11 @@ class RoutedMlp(nn.Module):
 
 
 def build_routed(module: nn.Module, settings: RoutedSettings) -> RoutedMlp:
-    """Return the routed form of an MLP, its new parts on the meta device."""
+    """Return the routed form of an MLP, its new parts on the meta device.
+
+    Raises:
+        CheckpointError: where the settings name more or fewer sparse maps than there are parts.
+    """
     parts = settings.parts.split(",")
     kept = [int(count) for count in settings.kept.split(",")] if settings.kept else [None] * len(parts)
     if len(kept) != len(parts):

@@ -71,7 +71,11 @@ class RoutedLinear(nn.Module):
         return merged.view(deltas.shape[1:]), self._bias(weights)
 
     def deltas(self) -> Tensor:
-        """Return ΔW of every expert; where only some entries are stored they are spread out once, and kept."""
+        """Return ΔW of every expert, `(experts, out, in)`; where only some entries are stored they are spread out once.
+
+        Raises:
+            CheckpointError: where the mask marks more or fewer entries than are stored.
+        """
         if self.delta is not None:
             return self.delta
         assert self.values is not None

@@ -177,7 +177,21 @@ class Report(Record):
         skipped: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
     ) -> Self:
-        """Return the report of a run whose variants were made by `Variant.build`; undefined values become notes."""
+        """Return the report of a run whose variants were made by `Variant.build`; undefined values become notes.
+
+        Args:
+            identity: of the run, "sha256:" and 64 hexadecimal digits.
+            method: name, version and parameters.
+            variants: the models of the run, at least one; the first is repeated at the top of the report.
+            metrics: unit and direction of each metric, by name; those that no variant has are left out.
+            suite: whose tasks were scored; None for runs without one.
+            seed: of the run.
+            inputs: digest of each input, by name.
+            adapted_on: data that the method adapted on.
+            selected_on: data by which parameters or models were selected.
+            skipped: by task, why it was not scored.
+            notes: what a reader should know.
+        """
         first = variants[0]
         value = mean_of_primaries((score for score in first.tasks.values() if score.seen), metrics)
         used = {name for variant in variants for score in variant.tasks.values() for name in score.metrics}

@@ -85,7 +85,16 @@ class RunInfo(Record):
         device: str = "cpu",
         threads: int | None = None,
     ) -> Self:
-        """Return the record of a run that began at `started` (with a time zone) and ends now."""
+        """Return the record of a run that ends now.
+
+        Args:
+            started: when it began, with a time zone.
+            phases: seconds by phase.
+            command: words of the command line.
+            passes: how often the inputs were read; None where that was not counted.
+            device: where tensors were worked on.
+            threads: that were allowed; None where no number was set.
+        """
         return cls(
             command=tuple(command),
             date=started.astimezone(UTC).isoformat(timespec="seconds"),

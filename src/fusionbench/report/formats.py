@@ -3,6 +3,7 @@
 import csv
 import io
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fusionbench.report.tables import Cell, Column, Table
@@ -25,6 +26,8 @@ LATEX_SPECIAL = str.maketrans(
         "↓": r"$\downarrow$",
         "±": r"$\pm$",
         "–": "--",
+        "≠": r"$\neq$",
+        "λ": r"$\lambda$",
     }
 )
 
@@ -51,8 +54,8 @@ def as_rich(table: Table, *, stderr: bool = False) -> "RichTable":
 def as_markdown(table: Table, *, stderr: bool = False) -> str:
     """Return a heading, the table in GitHub's Markdown, and the caption below it."""
     lines = [
-        _markdown_line(["method", *(column.title for column in table.columns)]),
-        _markdown_line([":--", *("--:" for _ in table.columns)]),
+        markdown_row(["method", *(column.title for column in table.columns)]),
+        markdown_row([":--", *("--:" for _ in table.columns)]),
     ]
     for row in table.rows:
         cells = [
@@ -60,7 +63,7 @@ def as_markdown(table: Table, *, stderr: bool = False) -> str:
             for cell, column in zip(row.cells, table.columns, strict=True)
             for text in [cell.text(column, stderr=stderr)]
         ]
-        lines.append(_markdown_line([row.label, *cells]))
+        lines.append(markdown_row([row.label, *cells]))
     return "\n".join([f"## {table.title}", "", *lines, "", table.caption, ""])
 
 
@@ -106,14 +109,15 @@ def latex(text: str) -> str:
     return text.translate(LATEX_SPECIAL)
 
 
+def markdown_row(cells: Sequence[str]) -> str:
+    """Return cells as one line of a Markdown table; a bar within a cell is escaped."""
+    escaped = [cell.replace("|", r"\|") for cell in cells]
+    return f"| {' | '.join(escaped)} |"
+
+
 def _latex_cell(cell: Cell, column: Column, stderr: bool) -> str:
     text = latex(cell.text(column, stderr=stderr))
     return rf"\textbf{{{text}}}" if cell.best else text
-
-
-def _markdown_line(cells: list[str]) -> str:
-    escaped = [cell.replace("|", r"\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
 
 
 def _csv_title(column: Column, *, alone: bool) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from fusionbench.records import Run
-from fusionbench.report.formats import latex
+from fusionbench.report.formats import latex, markdown_row
 from fusionbench.report.labels import Entry, abbreviated, differing, entries_of, shown
 from fusionbench.report.tables import REFERENCES, suite_title
 
@@ -136,8 +136,8 @@ def as_markdown(boards: Sequence[Board]) -> str:
     """Return the boards as Markdown: average and normalized score in %, sizes of the fused model."""
     parts = []
     for board in boards:
-        lines = [f"## {board.title}", "", "| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
-        lines += ["| " + " | ".join(_cells(standing)) + " |" for standing in board.standings]
+        lines = [f"## {board.title}", "", markdown_row(COLUMNS), "|---" * len(COLUMNS) + "|"]
+        lines += [markdown_row(_cells(standing)) for standing in board.standings]
         parts.append("\n".join(lines))
     return "\n\n".join([*parts, LEGEND]) + "\n"
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -21,14 +22,16 @@ from fusionbench.run.folder import MODEL, REPORT, TASKS, State, begin, locked, s
 from fusionbench.run.opening import Opened, open_fused
 from fusionbench.run.rows import read_rows, write_rows
 from fusionbench.run.setting import Setting, setting_of_suite
+from fusionbench.run.unbroken import rows_in_parts
 from fusionbench.run.whole import Left, describe_left
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.tasks import Task, evaluate
 from fusionbench.tasks.base import Score as TaskResult
-from fusionbench.tasks.evaluation import scores_of
+from fusionbench.tasks.evaluation import check_readable, scores_of
 from fusionbench.training import ALONE, Processes, joined
 from fusionbench.weights.devices import device_named
 
+PARTS = ".parts"
 logger = logging.getLogger(__name__)
 
 
@@ -48,18 +51,22 @@ class Scored:
 
 
 def build_tasks(setting: Setting) -> list[Task]:
-    """Return the setting's tasks, with their heads from the base, in order.
+    """Return the setting's tasks, with their heads from the base, in order; what they are scored on can be read.
 
     Raises:
         MissingData: where data, a split or a column is not there.
+        ConfigError: where labels, or those of a head, are others than the task's.
     """
     if setting.suite is None:
         return []
-    return list(open_tasks(setting.suite.suite, setting.tasks, base=setting.pool.reference).values())
+    tasks = list(open_tasks(setting.suite.suite, setting.tasks, base=setting.pool.reference).values())
+    check_readable(tasks, setting.recipe.tasks.split, limit=setting.recipe.tasks.limit)
+    return tasks
 
 
 def score(
     setting: Setting,
+    tasks: Sequence[Task],
     fused: Fused,
     folder: Path | None = None,
     progress: Progress = silent,
@@ -71,7 +78,6 @@ def score(
     """
     found = Scored()
     asked = setting.recipe.tasks
-    tasks = build_tasks(setting)
     for done, task in enumerate(tasks):
         progress(f"evaluating {task.name}", done, len(tasks))
         seen = task.name in setting.seen
@@ -81,17 +87,27 @@ def score(
             found.add(task, scores, seen=seen)
             continue
         try:
-            result = evaluate(
-                fused, task, asked.split, limit=asked.limit, keep_rows=kept is not None, processes=processes
-            )
+            found.add(task, _new_scores(fused, task, asked, kept, processes), seen=seen)
         except Skipped as reason:
             found.skipped[task.name] = str(reason)
-            continue
-        if kept is not None and processes.is_main:
-            write_rows(kept, dict(result.rows))
-        found.add(task, result.scores, seen=seen)
     progress("evaluating", len(tasks), len(tasks))
     return found
+
+
+def _new_scores(
+    fused: Fused, task: Task, asked: TasksConfig, kept: Path | None, processes: Processes
+) -> dict[str, TaskResult]:
+    """Return a task's scores; its rows are kept in a file if one is named, of a long task part by part until then."""
+    if kept is None or processes.count > 1:
+        result = evaluate(fused, task, asked.split, limit=asked.limit, keep_rows=kept is not None, processes=processes)
+        rows, scores = result.rows, result.scores
+    else:
+        rows = rows_in_parts(fused.for_task(task), task, asked.split, kept.with_suffix(PARTS), limit=asked.limit)
+        scores = scores_of(task, rows)
+    if kept is not None and processes.is_main:
+        write_rows(kept, dict(rows))
+        shutil.rmtree(kept.with_suffix(PARTS), ignore_errors=True)
+    return scores
 
 
 def _kept_scores(task: Task, file: Path) -> dict[str, TaskResult] | None:
@@ -115,6 +131,7 @@ class Row(NamedTuple):
 
 def score_all(
     setting: Setting,
+    tasks: Sequence[Task],
     fused: Fused,
     folder: Path | None = None,
     progress: Progress = silent,
@@ -122,13 +139,13 @@ def score_all(
 ) -> list[Row]:
     """Return the scores of a fused model, or of each of its variants, whose rows are kept in folders of their own."""
     if not isinstance(fused, Variants):
-        return [Row(None, score(setting, fused, folder, progress, processes), facts_of(fused))]
+        return [Row(None, score(setting, tasks, fused, folder, progress, processes), facts_of(fused))]
     rows = []
     for label, model in fused.models.items():
         place = folder / label if folder is not None else None
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
-        rows.append(Row(label, score(setting, model, place, progress, processes), facts_of(model)))
+        rows.append(Row(label, score(setting, tasks, model, place, progress, processes), facts_of(model)))
     return rows
 
 
@@ -228,22 +245,23 @@ def _evaluated(asked: Asked, setting: Setting, out: Path | None, processes: Proc
         method = method.model_copy(update={"params": {**method.params, "preference": list(asked.preference)}})
     found = {"inputs": inputs, "identity": setting.identity(inputs), "method": method}
 
-    def scored(folder: Path | None) -> Report:
-        rows = score_all(setting, opened.fused, folder, progress, processes)
+    def scored(tasks: Sequence[Task], folder: Path | None) -> Report:
+        rows = score_all(setting, tasks, opened.fused, folder, progress, processes)
         return report_of(setting, rows, Left(notes=[f"the model evaluated is {asked.model}"])).model_copy(update=found)
 
     if out is None and how.launcher is None:
-        return scored(None)
+        return scored(build_tasks(setting), None)
     identity = setting.identity(inputs)
     place = out or Path("runs") / "evaluated" / identity.removeprefix("sha256:")[:8]
     with locked(place) if processes.is_main else nullcontext():
         if processes.from_main(lambda: state_of(place, identity, force=None)) is State.finished:
             return processes.from_main(lambda: Report.load(place))
+        tasks = build_tasks(setting)
         if processes.is_main:
             begin(place, setting.recipe, identity)
         if how.launcher is not None:
-            make_rows(asked, how.launcher, build_tasks(setting), place, progress)
-        report = scored(place / TASKS)
+            make_rows(asked, how.launcher, tasks, place, progress)
+        report = scored(tasks, place / TASKS)
         if processes.is_main:
             report.save(place)
     return report

@@ -20,13 +20,14 @@ from fusionbench.mixing.mixed import MixedModel
 from fusionbench.records import Remote, Report, RunInfo, local_of
 from fusionbench.registry import methods
 from fusionbench.run.adapters import fuse_adapters
-from fusionbench.run.evaluation import report_of, score_all
+from fusionbench.run.evaluation import build_tasks, report_of, score_all
 from fusionbench.run.folder import MODEL, TASKS, State, begin, default_folder, held, state_of, withdraw
 from fusionbench.run.rebuild import fuse_rebuilt
 from fusionbench.run.recalibration import recalibrated
 from fusionbench.run.setting import Setting, resolve
 from fusionbench.run.whole import Left, bench_of, fuse_whole, read_left, with_collected, write_left
 from fusionbench.training import Processes, joined
+from fusionbench.weights.checks import fit
 from fusionbench.weights.devices import device_named
 from fusionbench.weights.headers import Source
 from fusionbench.weights.sources import open_source
@@ -181,12 +182,28 @@ def _make(setting: Setting, folder: Path, clock: _Clock, processes: Processes, p
             f"batch_norm=recalibrate runs in one process, and {processes.count} were started. Start it without a "
             "launcher of processes."
         )
+    with clock.phase("load"):
+        device = device_named(recipe.runtime.device)
+        # Before anything is fused: what is wrong with models or tasks is told at once, the models' first.
+        _check_models(setting)
+        tasks = build_tasks(setting)
     with clock.phase("fuse"):
-        fused, passes, left = _fuse(setting, folder, processes, progress)
+        fused, passes, left = _fuse(setting, folder, device, processes, progress)
         fused = recalibrated(setting, fused, folder, left, progress)
     with clock.phase("evaluate"):
-        rows = score_all(setting, fused, folder / TASKS, progress, processes)
+        rows = score_all(setting, tasks, fused, folder / TASKS, progress, processes)
     return processes.from_main(lambda: _written(setting, folder, clock, report_of(setting, rows, left), passes))
+
+
+def _check_models(setting: Setting) -> None:
+    """Refuse experts that do not fit, where a method needs that they do.
+
+    Raises:
+        IncompatibleModels: with every difference between the models.
+    """
+    entry, pool = methods[setting.recipe.method.name], setting.pool
+    if entry.kind in ("stream", "rebuild") and setting.adapters is None and not (entry.data or {}).get("stacks"):
+        fit(pool.reference, pool.experts, tower=pool.tower, glimpse=True)
 
 
 def _written(setting: Setting, folder: Path, clock: _Clock, report: Report, passes: int | None) -> Report:
@@ -206,12 +223,13 @@ def _written(setting: Setting, folder: Path, clock: _Clock, report: Report, pass
     return report
 
 
-def _fuse(setting: Setting, folder: Path, processes: Processes, progress: Progress) -> tuple[Fused, int | None, Left]:
+def _fuse(
+    setting: Setting, folder: Path, device: torch.device, processes: Processes, progress: Progress
+) -> tuple[Fused, int | None, Left]:
     """Return the fused model, how often the inputs were read, and what the method told the report.
 
     What merges tensor by tensor is done by the main process; the others then find it in the folder.
     """
-    device = device_named(setting.recipe.runtime.device)
     if methods[setting.recipe.method.name].kind == "whole":
         return _fuse_whole(setting, folder, device, processes, progress)
     return processes.main_first(lambda: _fuse_by_tensor(setting, folder, device, processes, progress))

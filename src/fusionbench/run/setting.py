@@ -13,6 +13,7 @@ from fusionbench.config.corruptions import VERSION as CORRUPTIONS_VERSION
 from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.merge import Pool, Progress, open_pool, with_statistics
 from fusionbench.registry import families, family_serving, methods, suggestion
+from fusionbench.registry import tasks as task_kinds
 from fusionbench.suites.load import load_suite
 from fusionbench.suites.model import ModelPool, ResolvedSuite, Suite, TaskPool
 from fusionbench.suites.opening import open_models, open_suite
@@ -97,6 +98,9 @@ class Setting:
             name = self.family()
             versions[f"family {name}"] = families[name].version
             versions |= {f"task {task}": int(spec.get("version", 1)) for task, spec in self.tasks.items()}
+            kinds = {kind: task_kinds[kind].version for kind in map(_kind, self.tasks.values())}
+            # A first version goes without saying: the names of earlier runs stay.
+            versions |= {f"kind {kind}": version for kind, version in kinds.items() if version > 1}
             if self.recipe.tasks.corruption is not None:
                 versions["corruptions"] = CORRUPTIONS_VERSION
         return identity(
@@ -105,6 +109,11 @@ class Setting:
             versions=versions,
             build=self.suite.build if self.suite is not None else None,
         )
+
+
+def _kind(spec: Mapping[str, Any]) -> str:
+    """Return the kind of a task that is described, which is of images where it says none."""
+    return str(spec.get("kind", "image"))
 
 
 def _digests(heads: Mapping[str, str]) -> dict[str, str]:
@@ -241,7 +250,9 @@ def _adapters(recipe: Recipe, models: ModelPool) -> Pool | None:
     entry = methods[recipe.method.name]
     if recipe.space != "adapter" or entry.kind == "reference":
         return None
-    if entry.kind != "stream" or entry.needs:
+    data = entry.data or {}
+    # What is collected of linear maps alone has nothing to say of vectors: these are averaged.
+    if entry.kind != "stream" or (entry.needs and "linears" not in data.get("parts", ())):
         raise ConfigError(
             f"space=adapter: {entry.name} looks at models and data, and an adapter alone is no model. "
             "Use space=dense, or a method that merges tensor by tensor, such as ties."

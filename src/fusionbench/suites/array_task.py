@@ -15,12 +15,13 @@ from fusionbench.tasks import (
     Split,
     TaskSpec,
     from_arrays,
-    metric_named,
     open_vocabulary_task,
     task,
 )
 from fusionbench.tasks.classification import ClassificationTask
 from fusionbench.tasks.image_classes import image_classification
+from fusionbench.tasks.metrics import CLASSIFIED, chosen_metrics
+from fusionbench.tasks.spec import refuse_unused
 from fusionbench.weights.headers import Source
 
 
@@ -84,7 +85,7 @@ def array_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Modu
         templates=spec.templates,
         family=family,
         base=base,
-        metrics=tuple(metric_named(metric) for metric in spec.metrics),
+        metrics=chosen_metrics(name, spec.metrics, CLASSIFIED),
         version=spec.version,
     )
 
@@ -97,7 +98,5 @@ def _class_names(name: str, spec: TaskSpec, kind: str) -> tuple[str, ...]:
     """
     if spec.class_names is None:
         raise ConfigError(f"The task {name} is of the kind {kind!r}, which brings no class_names. List them.")
-    useless = sorted({"config", "splits", "columns", "options"} & spec.model_fields_set)
-    if useless:
-        raise ConfigError(f"The task {name} is of the kind {kind!r}, which takes no {', '.join(useless)}.")
+    refuse_unused(name, spec, "config", "splits", "columns", "options")
     return spec.class_names

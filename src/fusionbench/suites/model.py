@@ -116,7 +116,7 @@ class Suite(Config):
         for name in unseen or ():
             if name not in self.tasks.tasks:
                 raise ConfigError(f"The suite {self.name} has no task {name!r}. {_near(name, self.tasks.tasks)}")
-        chosen = {name: self.pool.experts[name] for name in experts or self.pool.experts}
+        chosen = {name: self.pool.experts[name] for name in (self.pool.experts if experts is None else experts)}
         document = self.with_models(self.pool.model_copy(update={"experts": chosen})).model_dump()
         document["unseen"] = self.unseen if unseen is None else unseen
         return type(self).read(document, f"The suite {self.name}")
@@ -129,7 +129,7 @@ class Suite(Config):
             for name, expert in self.pool.experts.items():
                 task = self.pool.task_of(name, known)
                 if task is not None and task not in kept and "head" not in known[task]:
-                    known[task] = {**known[task], "head": expert.head or expert.model}
+                    known[task] = {**known[task], "head": expert.head or expert.adapter or expert.model}
         return self.model_copy(update={"pool": pool, "tasks": TaskPool(tasks=known)})
 
     def to_yaml(self) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from fusionbench.config import Config, SuiteConfig
-from fusionbench.config.fields import Count, Names, Text
+from fusionbench.config.fields import Count, Device, Names, Text
 from fusionbench.config.runtime import TrackerName
 from fusionbench.errors import ConfigError
 from fusionbench.finetune.recipe import FinetuneRecipe, Natural, Tuning, preset
@@ -30,6 +30,7 @@ class FinetuneRequest(Config):
     averaged: Natural = Field(default=0, description="of a pool: the first rounds that average instead")
     preset: Text | None = Field(default=None, description="settings of a paper or its code, such as clip/paper")
     recipe: dict[str, Any] = Field(default={}, description="settings that differ from the preset's or the defaults")
+    device: Device = Field(default="cpu", description="where it is trained; auto: the first accelerator")
     checkpoint_every: Count = Field(default=500, description="steps between checkpoints")
     trackers: tuple[TrackerName, ...] = Field(default=(), description="who is sent the curves")
 
@@ -49,6 +50,8 @@ class FinetuneRequest(Config):
         request = cls.read(document, "The request")
         if request.init is None and (request.rounds is not None or request.averaged):
             raise ConfigError("rounds are for a pool of fused models. Name one: init=FOLDER, or leave them out.")
+        if request.init is not None and request.device != "cpu":
+            raise ConfigError(f"device={request.device}: what a fusion made is trained on the CPU. Leave device out.")
         request.settings()
         return request
 

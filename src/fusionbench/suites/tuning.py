@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 from fusionbench.config.runtime import TrackerName
 from fusionbench.errors import ConfigError, OutputError
@@ -12,6 +12,8 @@ from fusionbench.finetune.tune import finetune
 from fusionbench.suites.model import Suite
 from fusionbench.suites.registration import Progress
 from fusionbench.suites.tasks import open_tasks
+from fusionbench.tasks.base import Split
+from fusionbench.tasks.evaluation import check_readable
 from fusionbench.training import ALONE, Processes, tracking_of
 
 MTL, TRACKERS = "mtl", "trackers"
@@ -27,7 +29,7 @@ def finetune_suite(
     tasks: Iterable[str] | None = None,
     mtl: bool = False,
     tuning: Tuning = "full",
-    device: Literal["cpu", "auto"] = "cpu",
+    device: str = "cpu",
     checkpoint_every: int = 0,
     progress: Progress | None = None,
     init: str | None = None,
@@ -45,7 +47,7 @@ def finetune_suite(
         tasks: which, in which order; None takes the suite's seen and unseen ones.
         mtl: train one model on all tasks together, by the sum of their losses.
         tuning: "full".
-        device: "cpu", or "auto" for the first accelerator.
+        device: "cpu", "auto" for the first accelerator, "cuda:1" …
         checkpoint_every: steps between checkpoints; 0 is never.
         progress: told after each step.
         init: a model that is trained in the base's place, with the heads that the suite has.
@@ -58,7 +60,8 @@ def finetune_suite(
         The record of each model, by the name of its folder.
 
     Raises:
-        ConfigError: where a task is not known.
+        ConfigError: where a task is not known, or its labels are others.
+        MissingData: where a task lacks one of the three splits, all of which are read; nothing is trained then.
         OutputError: where a folder is there already.
         Interrupted: on Ctrl-C; the last checkpoint is kept.
     """
@@ -71,6 +74,7 @@ def finetune_suite(
     opened = open_tasks(suite, tasks, heads=mtl or init is not None)
     if not opened:
         raise ConfigError(f"The suite {suite.name} says of no task that it is seen or unseen. Name some: tasks=[NAME].")
+    check_readable(opened.values(), *get_args(Split))
     groups = {MTL: opened} if mtl else {name: {name: task} for name, task in opened.items()}
     return {
         name: finetune(

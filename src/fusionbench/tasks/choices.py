@@ -16,12 +16,12 @@ from fusionbench.errors import ConfigError
 from fusionbench.families import Backbone, Batch, Family, TextCodec
 from fusionbench.tasks.answers import MEDIAN_ACCURACY
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
-from fusionbench.tasks.metrics import metric_named
+from fusionbench.tasks.metrics import ACCURACY, chosen_metrics
 from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, text_codec_of
-from fusionbench.tasks.spec import TaskSpec
+from fusionbench.tasks.spec import TaskSpec, refuse_unused
 from fusionbench.tasks.table_data import Ragged, Row, RowSplit, from_table, prepared
 from fusionbench.tasks.wordings import JinjaWording, Wording, label_of, wording_list
 from fusionbench.weights.headers import Source
@@ -205,11 +205,14 @@ class _Options(Config):
 def choice_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> ChoiceTask:
     """Choose the most probable of several texts (rank classification); the median accuracy over wordings."""
     codec = text_codec_of(name, family, base)
+    refuse_unused(name, spec, "class_names", "templates")
     options = _Options.read(spec.options, f"options of the task {name}")
     chosen = spec.metrics if "metrics" in spec.model_fields_set else (MEDIAN_ACCURACY.name,)
-    metrics = tuple(metric_named(metric) for metric in chosen)
     data = from_table(spec.dataset, config=spec.config, splits=spec.splits)
     wordings, choices, rule = _wordings(name, options)
+    # Of several wordings an example is right in some and wrong in others.
+    known = (MEDIAN_ACCURACY, ACCURACY) if len(wordings) == 1 else (MEDIAN_ACCURACY,)
+    metrics = chosen_metrics(name, chosen, known)
     return ChoiceTask(
         name, family, codec, wordings, data, choices, spec.columns.label, rule, metrics, spec.version, options.length
     )

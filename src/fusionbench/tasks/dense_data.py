@@ -64,6 +64,10 @@ def read_dense_splits(folder: Path, kind: DenseKind) -> dict[Split, DenseSplit]:
 
 def _of_arrays(folder: Path, split: Split, kind: DenseKind) -> DenseSplit:
     images, targets = (_load(folder / f"{split}_{part}.npy", mapped=True) for part in ("images", kind.name))
+    if images.ndim != IMAGE_DIMENSIONS + 1 or images.shape[-1] != 3:
+        raise ConfigError(
+            f"{folder}: {split}_images.npy is {list(images.shape)}; images should be [examples, height, width, 3]."
+        )
     if images.shape[:3] != targets.shape[:3]:
         raise ConfigError(
             f"{folder}: {split}_images.npy is {list(images.shape)}, {split}_{kind.name}.npy {list(targets.shape)}; "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from fusionbench.tasks.base import Metric, Rows
 
 Floats = NDArray[np.float64]
-DRAWS = 200
+DRAWS = 1000
 """Resamplings of the examples behind a standard error."""
 BINS_A_DEGREE = 100
 ANGLE_BINS = 180 * BINS_A_DEGREE + 1
@@ -29,14 +29,18 @@ def over_examples(rows: Rows, names: tuple[str, ...], statistic: Statistic) -> t
         names: of those that are summed, in the order of the statistic's arguments.
         statistic: from sums, each with a leading dimension of resamplings, to one value each.
     """
-    count = len(rows[names[0]])
-    # NumPy keeps the streams of bit generators across its versions, not those of Generator's methods.
-    drawn = (np.random.Philox(key=0).random_raw(DRAWS * count) % np.uint64(count)).reshape(DRAWS, count)
-    times = np.stack([np.bincount(one.astype(np.int64), minlength=count) for one in drawn])
-    times = np.concatenate([np.ones((1, count)), times])
+    times = _times_taken(len(rows[names[0]]))
     with np.errstate(divide="ignore", invalid="ignore"):
         values = statistic(*(np.tensordot(times, rows[name].astype(np.float64), axes=1) for name in names))
     return float(values[0]), float(values[1:].std(ddof=1))
+
+
+def _times_taken(count: int) -> Floats:
+    """Return how often each example is taken, `(1 + DRAWS, count)`: once, then as the resamplings draw it."""
+    # NumPy keeps the streams of bit generators across its versions, not those of Generator's methods.
+    drawn = (np.random.Philox(key=0).random_raw(DRAWS * count) % np.uint64(count)).reshape(DRAWS, count)
+    times = np.stack([np.bincount(one.astype(np.int64), minlength=count) for one in drawn])
+    return np.concatenate([np.ones((1, count)), times])
 
 
 def mean_iou(rows: Rows) -> tuple[float, float]:
@@ -95,15 +99,22 @@ def angle_median(rows: Rows) -> tuple[float, float]:
     Args:
         rows: "angles", `(examples, 18001)`: valid pixels by angle, in bins of 0.01°.
     """
-
-    def statistic(angles: Floats) -> Floats:
-        below = angles.cumsum(axis=1)
-        total = below[:, -1:]
-        # The lower median of n values is number ⌈n / 2⌉, as torch.median has it.
-        at = (below < np.ceil(total / 2)).sum(axis=1)
-        return np.where(total[:, 0] > 0, (at + 0.5) / BINS_A_DEGREE, np.nan)
-
-    return over_examples(rows, ("angles",), statistic)
+    angles, times = rows["angles"], _times_taken(len(rows["angles"]))
+    starts = np.arange(0, ANGLE_BINS, BINS_A_DEGREE)
+    below = (times @ np.add.reduceat(angles, starts, axis=1, dtype=np.float64)).cumsum(axis=1)
+    total = below[:, -1]
+    # The lower median of n values is number ⌈n / 2⌉, as torch.median has it.
+    wanted = np.ceil(total / 2)[:, None]
+    holding = np.where(total > 0, (below < wanted).sum(axis=1), -1)
+    values = np.full(len(times), np.nan)
+    # Fine bins are summed in the degree that holds the median alone: resamplings share few of these.
+    for degree in set(holding.tolist()) - {-1}:
+        some, first = holding == degree, starts[degree]
+        inside = (times[some] @ angles[:, first : first + BINS_A_DEGREE].astype(np.float64)).cumsum(axis=1)
+        if degree:
+            inside += below[some, degree - 1][:, None]
+        values[some] = (first + (inside < wanted[some]).sum(axis=1) + 0.5) / BINS_A_DEGREE
+    return float(values[0]), float(values[1:].std(ddof=1))
 
 
 def _share_within(number: int) -> Callable[[Rows], tuple[float, float]]:

@@ -6,7 +6,7 @@ the examples are divided, and with it every bit of its rows.
 """
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -80,6 +80,20 @@ def evaluate(
         made = [rows_of(predict, task, split, part, batch=batch, limit=limit) for part in own]
         rows = joined_rows([part for some in processes.gather(made) for part in some])
     return Evaluation(scores_of(task, rows), rows if keep_rows else {})
+
+
+def check_readable(tasks: Iterable[Task], *splits: Split, limit: int | None = None) -> None:
+    """Read the first example of splits of tasks, so that what is missing is told before anything long is done.
+
+    A split that has to be prepared is prepared by this, once.
+
+    Raises:
+        MissingData: where a task has no such split, no example in it, or lacks a column.
+        ConfigError: where a label is none of the task's.
+    """
+    for task in tasks:
+        for split in splits:
+            next(iter(task.batches(split, size=1, limit=limit)))
 
 
 def rows_of(

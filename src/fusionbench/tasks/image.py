@@ -27,7 +27,7 @@ from fusionbench.tasks.data import Corruption, PreparedSplit, RawSplit, check_la
 from fusionbench.tasks.datasets import from_dataset
 from fusionbench.tasks.frozen_heads import NormalisedHead, read_normalised_head
 from fusionbench.tasks.heads import ZeroShotHead, zero_shot_head
-from fusionbench.tasks.metrics import ACCURACY, metric_named
+from fusionbench.tasks.metrics import ACCURACY, CLASSIFIED, chosen_metrics
 from fusionbench.tasks.order import Indices
 from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.reading import reading, split_of
@@ -180,7 +180,7 @@ def image_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Modu
         spec.dataset, config=spec.config, splits=spec.splits, image=spec.columns.image, label=spec.columns.label
     )
     names = agreed_class_names(name, spec.dataset, spec.class_names, found.class_names)
-    metrics = tuple(metric_named(metric) for metric in spec.metrics)
+    metrics = chosen_metrics(name, spec.metrics, CLASSIFIED)
     head = _given_head(name, spec, options.text_model, names, family, as_source(base))
     return open_vocabulary_task(
         name, found.splits, class_names=names, templates=spec.templates, family=family, base=base, metrics=metrics,

@@ -15,7 +15,7 @@ from fusionbench.tasks.class_lists import agreed_class_names
 from fusionbench.tasks.classification import ClassificationTask
 from fusionbench.tasks.data import Corruption, Labels, RawSplit, prepare
 from fusionbench.tasks.datasets import from_dataset
-from fusionbench.tasks.metrics import metric_named
+from fusionbench.tasks.metrics import CLASSIFIED, chosen_metrics
 from fusionbench.tasks.order import Indices
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.spec import TaskSpec
@@ -115,6 +115,6 @@ def image_classification(
         data={split: ImageClasses(raw, processor) for split, raw in splits.items()},
         processor=processor,
         head=None if spec.head is None else read_head(spec.head, family, source.config, class_names, task=name),
-        metrics=tuple(metric_named(metric) for metric in spec.metrics),
+        metrics=chosen_metrics(name, spec.metrics, CLASSIFIED),
         version=spec.version,
     )

@@ -1,7 +1,7 @@
 """Metrics: pure functions of the stacked rows of a split."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from fusionbench.errors import ConfigError
 from fusionbench.registry import suggestion
@@ -22,7 +22,29 @@ def accuracy(rows: Rows) -> tuple[float, float]:
 
 
 ACCURACY = Metric("accuracy", "fraction", "higher", accuracy)
+CLASSIFIED = (ACCURACY, MATTHEWS, F1)
+"""Those of a class and a prediction for each example."""
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, MATTHEWS, F1, SPEARMAN, MEDIAN_ACCURACY)}
+
+
+def chosen_metrics(task: str, names: Sequence[str], known: Sequence[Metric]) -> tuple[Metric, ...]:
+    """Return the metrics that a task's description asks for, in its order.
+
+    Args:
+        task: its name, for messages.
+        names: of metrics.
+        known: those that can be computed of such a task's rows.
+
+    Raises:
+        ConfigError: where there is no such metric of the task, with the nearest names.
+    """
+    by_name = {metric.name: metric for metric in known}
+    for name in names:
+        if name not in by_name:
+            raise ConfigError(
+                f"There is no metric named {name!r} of the task {task}. {suggestion(name, list(by_name))}"
+            )
+    return tuple(by_name[name] for name in names)
 
 
 def metric_named(name: str) -> Metric:

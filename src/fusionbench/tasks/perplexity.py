@@ -18,7 +18,7 @@ from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.seq2seq import LENGTH, NO_LABEL, WRITTEN, check_columns, text_codec_of
-from fusionbench.tasks.spec import TaskSpec
+from fusionbench.tasks.spec import TaskSpec, refuse_unused
 from fusionbench.tasks.table_data import Ragged, RowSplit, from_table, prepared
 from fusionbench.weights.headers import Source
 
@@ -185,10 +185,11 @@ class _Options(Config):
     joined: bool = False
 
 
-@task("perplexity")
+@task("perplexity", version=2)
 def perplexity_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> PerplexityTask:
     """Predict each token of a text from those before it; perplexity, where lower is better."""
     codec = text_codec_of(name, family, base)
+    refuse_unused(name, spec, "class_names", "templates")
     options = _Options.read(spec.options, f"options of the task {name}")
     if "metrics" in spec.model_fields_set:
         raise ConfigError(f"The task {name}: perplexity has its own metrics. Leave metrics out.")

@@ -12,24 +12,24 @@ from fusionbench.tasks.dense import DenseTask
 from fusionbench.tasks.dense_data import read_dense_splits
 from fusionbench.tasks.dense_kinds import KINDS, DenseKind
 from fusionbench.tasks.registration import task
-from fusionbench.tasks.spec import TaskSpec
+from fusionbench.tasks.spec import TaskSpec, refuse_unused
 from fusionbench.tasks.trained_heads import read_head
 from fusionbench.weights.headers import Source
 
 
-@task("segmentation")
+@task("segmentation", version=2)
 def segmentation_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> DenseTask:
     """Class of every pixel of scenes in a folder: mean IoU and pixel accuracy."""
     return dense_task("segmentation", name, spec, family, base)
 
 
-@task("depth")
+@task("depth", version=2)
 def depth_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> DenseTask:
     """Depth of every pixel of scenes in a folder: absolute and relative error."""
     return dense_task("depth", name, spec, family, base)
 
 
-@task("normals")
+@task("normals", version=2)
 def normals_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> DenseTask:
     """Surface normal of every pixel of scenes in a folder: angle (mean, median) and shares within 11.25, 22.5, 30°."""
     return dense_task("normals", name, spec, family, base)
@@ -48,9 +48,7 @@ def dense_task(which: str, name: str, spec: TaskSpec, family: Family, base: Sour
         raise MissingPart(family.name, f"image input, which the task {name} is about")
     if not isinstance(family, HasHead):
         raise MissingPart(family.name, f"trained heads, one of which the task {name} needs")
-    useless = sorted({"config", "splits", "columns", "options", "templates"} & spec.model_fields_set)
-    if useless:
-        raise ConfigError(f"The task {name} is of the kind {which!r}, which takes no {', '.join(useless)}.")
+    refuse_unused(name, spec, "config", "splits", "columns", "options", "templates")
     names = kind.channels or spec.class_names
     if names is None or (kind.channels is not None and spec.class_names not in (None, kind.channels)):
         fix = "List them." if names is None else f"Its channels are {', '.join(names)}; leave class_names out."

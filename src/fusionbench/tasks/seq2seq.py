@@ -1,5 +1,6 @@
 """Text-to-text tasks: the model reads a prompt and writes the answer's words, which are right or wrong as a whole."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,14 @@ from fusionbench.config.fields import Count, Text
 from fusionbench.errors import ConfigError, MissingData, MissingPart
 from fusionbench.families import Backbone, Batch, Family, HasTextToText, TextCodec, as_source
 from fusionbench.families.decoding import greedy
+from fusionbench.tasks.answers import SPEARMAN
 from fusionbench.tasks.base import Metric, Predictor, Rows, Split
-from fusionbench.tasks.metrics import ACCURACY, metric_named
+from fusionbench.tasks.metrics import ACCURACY, chosen_metrics
 from fusionbench.tasks.outputs import entropies, finite
 from fusionbench.tasks.prompts import Prompt, missing_columns, prompt_named
 from fusionbench.tasks.reading import reading, split_of
 from fusionbench.tasks.registration import task
-from fusionbench.tasks.spec import TaskSpec
+from fusionbench.tasks.spec import TaskSpec, refuse_unused
 from fusionbench.tasks.table_data import Ragged, RowSplit, from_table, prepared
 from fusionbench.weights.headers import Source
 
@@ -111,7 +113,8 @@ class TextToTextTask:
     def _check_labels(self, split: Split, labels: list[Any]) -> None:
         targets = self.prompt.targets
         for place, label in enumerate(labels):
-            fits = isinstance(label, int | float) if targets is None else label in range(len(targets))
+            number = isinstance(label, int | float) and math.isfinite(label)
+            fits = number if targets is None else label in range(len(targets))
             if not fits:
                 wanted = "a number" if targets is None else f"0 to {len(targets) - 1} ({', '.join(targets)})"
                 raise ConfigError(
@@ -237,6 +240,7 @@ class _Options(Config):
 def text_to_text_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> TextToTextTask:
     """Read a prompt and write the answer: exact match, or rank correlation where the answer is a number."""
     codec = text_codec_of(name, family, base)
+    refuse_unused(name, spec, "class_names", "templates")
     options = _Options.read(spec.options, f"options of the task {name}")
     if (options.prompt is None) == (options.template is None):
         raise ConfigError(f"The task {name} needs options.prompt, such as glue/cola, or options.template, not both.")
@@ -247,9 +251,9 @@ def text_to_text_task(name: str, spec: TaskSpec, family: Family, base: Source | 
     else:
         words = {"template": options.template, "targets": options.targets}
         prompt = Prompt.read(words, f"options of the task {name}")
-    metrics = tuple(metric_named(metric) for metric in spec.metrics)
-    if prompt.targets is not None and any(metric.name == "spearman" for metric in metrics):
+    if prompt.targets is not None and SPEARMAN.name in spec.metrics:
         raise ConfigError(f"The task {name}: spearman ranks numbers, its answers are {', '.join(prompt.targets)}.")
+    metrics = chosen_metrics(name, spec.metrics, (ACCURACY, SPEARMAN))
     data = from_table(spec.dataset, config=spec.config, splits=spec.splits)
     return TextToTextTask(
         name, family, codec, prompt, data, spec.columns.label, metrics, spec.version, options.length, options.tokens

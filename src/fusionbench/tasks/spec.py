@@ -91,6 +91,22 @@ class TaskSpec(Config):
             raise ValueError(str(error)) from None
 
 
+def refuse_unused(name: str, spec: TaskSpec, *keys: str) -> None:
+    """Refuse what a description says and a kind of task has no use for.
+
+    Args:
+        name: of the task.
+        spec: its description.
+        keys: of which the kind makes nothing.
+
+    Raises:
+        ConfigError: naming those that are there.
+    """
+    useless = sorted(set(keys) & spec.model_fields_set)
+    if useless:
+        raise ConfigError(f"The task {name} is of the kind {spec.kind!r}, which takes no {', '.join(useless)}.")
+
+
 def build_task(
     name: str, spec: TaskSpec | Mapping[str, Any], family: Family, pool_base_module: Source | nn.Module
 ) -> Task:

@@ -1,7 +1,6 @@
 """Splits of rows with columns, from which prompts are filled, and the tokens that each split is turned into once."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from fusionbench.cache import cache_folder
 from fusionbench.errors import ConfigError, MissingData
 from fusionbench.tasks.base import Split
 from fusionbench.tasks.datasets import open_splits
+from fusionbench.tasks.json_lines import read_objects
 from fusionbench.weights.partial import settle, written_to
 
 FORMAT = 1
@@ -85,17 +85,12 @@ def _of_dataset(dataset: Any) -> RowSplit:
 
 
 def _read_lines(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ConfigError(f"Line {number} of {path} is not JSON: {error}.") from None
-        if not isinstance(row, dict) or (rows and row.keys() != rows[0].keys()):
-            keys = f"the keys {', '.join(rows[0])}" if rows else "names and values"
-            raise ConfigError(f"Line {number} of {path} should be a JSON object with {keys}.")
-        rows.append(row)
-    return rows
+    rows = read_objects(path)
+    first = next(iter(rows.values()), {})
+    for number, row in rows.items():
+        if row.keys() != first.keys():
+            raise ConfigError(f"Line {number} of {path} should be a JSON object with the keys {', '.join(first)}.")
+    return list(rows.values())
 
 
 class Ragged(NamedTuple):

@@ -12,11 +12,12 @@ from fusionbench.config.fields import Count
 from fusionbench.errors import ConfigError, MissingData, MissingPart
 from fusionbench.families import Family, HasHead, HasTextInput, as_source
 from fusionbench.tasks.base import Split
+from fusionbench.tasks.class_lists import agreed_class_names
 from fusionbench.tasks.classification import ClassificationTask
 from fusionbench.tasks.datasets import open_splits
-from fusionbench.tasks.metrics import metric_named
+from fusionbench.tasks.metrics import CLASSIFIED, chosen_metrics
 from fusionbench.tasks.registration import task
-from fusionbench.tasks.spec import Columns, TaskSpec
+from fusionbench.tasks.spec import Columns, TaskSpec, refuse_unused
 from fusionbench.tasks.text_data import RawTexts, Texts, TextSplit, read_json_lines
 from fusionbench.tasks.trained_heads import read_head
 from fusionbench.weights.headers import Source
@@ -32,15 +33,9 @@ class TextOptions(Config):
 @task("text")
 def text_task(name: str, spec: TaskSpec, family: Family, base: Source | nn.Module) -> ClassificationTask:
     """Classification of texts or of pairs of texts of a data set, scored by the head of the task's expert."""
+    refuse_unused(name, spec, "templates")
     splits, brought = from_text_dataset(spec)
-    names = spec.class_names or brought
-    if names is None:
-        raise ConfigError(f"{spec.dataset} brings no class names. List them in class_names of the task {name}.")
-    if brought is not None and len(brought) != len(names):
-        raise ConfigError(
-            f"The task {name} lists {len(names)} class names, {spec.dataset} has {len(brought)} classes: "
-            f"{', '.join(brought[:10])}."
-        )
+    names = agreed_class_names(name, spec.dataset, spec.class_names, brought)
     return text_classification(name, spec, splits, names, family, base)
 
 
@@ -49,9 +44,7 @@ def text_lines_task(name: str, spec: TaskSpec, family: Family, base: Source | nn
     """Classification of texts in a folder of JSON lines, `<split>.jsonl`, scored by the head of the task's expert."""
     if spec.class_names is None:
         raise ConfigError(f"The task {name} is of the kind 'text_lines', which brings no class_names. List them.")
-    useless = sorted({"config", "splits", "templates"} & spec.model_fields_set)
-    if useless:
-        raise ConfigError(f"The task {name} is of the kind 'text_lines', which takes no {', '.join(useless)}.")
+    refuse_unused(name, spec, "config", "splits", "templates")
     folder = Path(spec.dataset).expanduser()
     columns = _text_columns(spec.columns)
     files: dict[Split, Path] = {split: folder / f"{split}.jsonl" for split in get_args(Split)}
@@ -93,7 +86,7 @@ def text_classification(
         data={split: TextSplit(raw, processor) for split, raw in splits.items()},
         processor=processor,
         head=head,
-        metrics=tuple(metric_named(metric) for metric in spec.metrics),
+        metrics=chosen_metrics(name, spec.metrics, CLASSIFIED),
         version=spec.version,
     )
 

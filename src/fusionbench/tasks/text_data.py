@@ -16,6 +16,7 @@ from fusionbench.cache import cache_folder
 from fusionbench.errors import ConfigError, MissingData
 from fusionbench.families import TokenProcessor
 from fusionbench.tasks.data import Labels, save_array
+from fusionbench.tasks.json_lines import read_objects
 from fusionbench.tasks.order import Indices
 from fusionbench.weights.partial import written_to
 
@@ -159,26 +160,12 @@ def read_json_lines(path: Path, columns: Sequence[str], label: str) -> RawTexts:
         MissingData: where the file or a key is not there.
         ConfigError: where a line is no JSON object, or a value is of another kind.
     """
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, ValueError) as error:
-        raise MissingData(f"{path} cannot be read: {error}.") from None
-    records = [_record(path, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    for number, record in enumerate(records, start=1):
+    records = read_objects(path)
+    for number, record in records.items():
         _check_record(path, number, record, columns, label)
-    held = [[record[column] for record in records] for column in columns]
-    labels = np.array([record[label] for record in records], dtype=np.int64)
+    held = [[record[column] for record in records.values()] for column in columns]
+    labels = np.array([record[label] for record in records.values()], dtype=np.int64)
     return from_texts(Texts(held[0], held[1] if len(held) > 1 else None, labels))
-
-
-def _record(path: Path, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ConfigError(f"Line {number} of {path} is not JSON: {error}.") from None
-    if not isinstance(record, dict):
-        raise ConfigError(f"Line {number} of {path} should hold a JSON object, it holds a {type(record).__name__}.")
-    return record
 
 
 def _check_record(path: Path, number: int, record: Mapping[str, Any], columns: Sequence[str], label: str) -> None:

@@ -45,13 +45,13 @@ def read_head(
     held = {name: name.removeprefix(prefix) for name in source.specs if name.startswith(prefix)}
     if not held:
         raise MissingHead(
-            f"{reference} holds no head for the task {task}: no tensor under {family.head!r}. "
+            f"{reference} holds no head for the task {task}: no tensor under {family.head!r}.{_kinds(source, config)} "
             "Give the checkpoint of a fine-tuned classifier: head: REF in the task's description."
         )
     _check_labels(source, reference, class_names, task)
     with torch.random.fork_rng(devices=[]):
         head = family.head_module(config, len(class_names))
-    _check_shapes(source, reference, held, head, task)
+    _check_shapes(source, reference, held, head, task, _kinds(source, config))
     weights = LazyWeights(source)
     head.load_state_dict({own: weights[name].to(torch.float32) for name, own in held.items()})
     return head.eval().requires_grad_(False)
@@ -79,7 +79,15 @@ def _plain(label: str) -> str:
     return label.lower().replace("_", " ").replace("-", " ").strip()
 
 
-def _check_shapes(source: Source, reference: str | Path, held: Mapping[str, str], head: nn.Module, task: str) -> None:
+def _kinds(source: Source, config: Mapping[str, Any]) -> str:
+    """Return a sentence where a checkpoint is no model of the base's kind, which its head then cannot fit."""
+    theirs, ours = source.config.get("model_type"), config.get("model_type")
+    return "" if None in (theirs, ours) or theirs == ours else f" It is a {theirs!r} model, the base is a {ours!r}."
+
+
+def _check_shapes(
+    source: Source, reference: str | Path, held: Mapping[str, str], head: nn.Module, task: str, kinds: str
+) -> None:
     state = head.state_dict()
     problems = [f"  {name} is missing" for name in state if name not in held.values()]
     for name, own in held.items():
@@ -92,7 +100,7 @@ def _check_shapes(source: Source, reference: str | Path, held: Mapping[str, str]
         raise IncompatibleModels(
             "\n".join(
                 [
-                    f"The head of {reference} does not fit the task {task}:",
+                    f"The head of {reference} does not fit the task {task}.{kinds}",
                     *problems,
                     "Name the head of a model that was fine-tuned from this base on this task.",
                 ]

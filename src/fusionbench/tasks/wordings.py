@@ -132,6 +132,7 @@ def label_of(template: str, row: Mapping[str, Any]) -> Any:
         return text
 
 
+@cache
 def wording_list(name: str) -> WordingList:
     """Return one of the lists that come with the package.
 

@@ -12,6 +12,10 @@ from fusionbench.weights.roles import is_positions, role
 
 SHOWN = 20
 """Differences that one message spells out."""
+SPELLINGS = ((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias"))
+"""How files of the first BERT models, and of their kin, call what is now called otherwise."""
+TIED = ("t5", "gpt2", "gemma", "gemma2", "gemma3_text")
+"""Model types whose head is the embedding where their configurations do not say it, as those of the hub."""
 HARMLESS = (".position_ids", ".attention.bias", ".attention.masked_bias", ".attn.bias", ".attn.masked_bias")
 """Integer or mask buffers that some versions of a library saved and others make anew."""
 
@@ -47,7 +51,8 @@ def fit(reference: Source, experts: Mapping[str, Source], *, tower: str = "", gl
     inside = [spec for name, spec in reference.specs.items() if name.startswith(tower)]
     data = _family_data(reference)
     head = str(data.get("head", ""))
-    idle = _idle(reference, experts, tower, tuple(data.get("unused", ())))
+    body = str(data.get("bodies", {}).get(reference.config.get("model_type"), ""))
+    idle = _idle(reference, experts, body, tuple(data.get("unused", ())))
     scope = tuple(spec.name for spec in inside if not is_buffer(spec) and spec.name not in idle)
     problems, notes, all_names = [], [], []
     if not scope:
@@ -116,27 +121,31 @@ def _architecture(reference: Source, name: str, expert: Source) -> list[str]:
 
 def _align(reference: Source, expert: Source, scope: Sequence[str]) -> tuple[dict[str, str], str]:
     """Return the expert's own name of each tensor in scope, and a note where a prefix was added or taken off."""
-    if any(name in expert.specs for name in scope):
-        return {name: name for name in scope}, ""
-    theirs = {name for name, spec in expert.specs.items() if not is_buffer(spec)}
-    first = min(theirs, default="")
-    lacking = {name.removesuffix(first) for name in scope if first and name.endswith(first)}
-    lacking = {prefix for prefix in lacking if all(prefix + name in reference.specs for name in theirs)}
+    ours = {modern(name): name for name in scope}
+    stored = {modern(name): name for name, spec in expert.specs.items() if not is_buffer(spec)}
+    if any(name in stored for name in ours):
+        return {own: stored.get(name, own) for name, own in ours.items()}, ""
+    held = {modern(name) for name in reference.specs}
+    first = min(stored, default="")
+    lacking = {name.removesuffix(first) for name in ours if first and name.endswith(first)}
+    lacking = {prefix for prefix in lacking if all(prefix + name in held for name in stored)}
     if len(lacking) == 1:
         (prefix,) = lacking
-        renamed = {prefix + name: name for name in theirs}
-        return {n: renamed.get(n, n) for n in scope}, f"its names were read with the prefix {prefix!r}"
-    surplus = {name.removesuffix(scope[0]) for name in theirs if name.endswith(scope[0])}
-    surplus = {prefix for prefix in surplus if all(prefix + name in theirs for name in scope)}
+        renamed = {prefix + name: own for name, own in stored.items()}
+        return {n: renamed.get(name, n) for name, n in ours.items()}, f"its names were read with the prefix {prefix!r}"
+    begin = next(iter(ours))
+    surplus = {name.removesuffix(begin) for name in stored if name.endswith(begin)}
+    surplus = {prefix for prefix in surplus if all(prefix + name in stored for name in ours)}
     if len(surplus) == 1:
         (prefix,) = surplus
-        return {n: prefix + n for n in scope}, f"its names were read without the prefix {prefix!r}"
+        renamed = {n: stored[prefix + name] for name, n in ours.items()}
+        return renamed, f"its names were read without the prefix {prefix!r}"
     return {name: name for name in scope}, ""
 
 
 def _own_tower(tower: str, names: Mapping[str, str]) -> str:
     """Return what an expert calls the tower; "" where all is fused."""
-    canonical, own = next(iter(names.items()))
+    canonical, own = map(modern, next(iter(names.items())))
     if not tower or own.endswith(canonical):
         return tower and own.removesuffix(canonical) + tower
     return tower.removeprefix(canonical.removesuffix(own))
@@ -178,14 +187,14 @@ def _family_data(reference: Source) -> Mapping[str, Any]:
     return next((data for data in served if kind in data.get("model_types", ())), {})
 
 
-def _idle(reference: Source, experts: Mapping[str, Source], tower: str, unused: tuple[str, ...]) -> set[str]:
+def _idle(reference: Source, experts: Mapping[str, Source], body: str, unused: tuple[str, ...]) -> set[str]:
     """Return tensors of which the family's models make no use, and which some expert does not store."""
-    own = {name: name.removeprefix(tower) for name in reference.specs if name.removeprefix(tower).startswith(unused)}
-    held = [set(expert.specs) for expert in experts.values()] if unused else []
+    bare = {name: name.removeprefix(body) for name in reference.specs} if unused else {}
+    own = {name: short for name, short in bare.items() if (body + short).startswith(unused)}
     return {
         name
-        for name, bare in own.items()
-        if unused and any(not any(other.endswith(bare) for other in one) for one in held)
+        for name, short in own.items()
+        if any(not any(other.endswith(short) for other in expert.specs) for expert in experts.values())
     }
 
 
@@ -197,6 +206,11 @@ def _is_alias(reference: Source, expert: Source, names: Mapping[str, str], extra
     twins = [own for own in names.values() if own in expert.specs and _same_kind(expert.specs[own], spec)]
     content = expert.read(extra)
     return any(expert.read(own) == content for own in twins)
+
+
+def modern(name: str) -> str:
+    """Return a tensor's name as files are written today, where it has one of the old `SPELLINGS`."""
+    return next((name.removesuffix(old) + new for old, new in SPELLINGS if name.endswith(old)), name)
 
 
 def is_buffer(spec: TensorSpec) -> bool:
@@ -212,8 +226,7 @@ def is_tied(config: Mapping[str, Any]) -> bool:
     """Tell whether a configuration says that the head is the embedding."""
     text = config.get("text_config")
     nested = bool(text.get("tie_word_embeddings", False)) if isinstance(text, Mapping) else False
-    # T5's configurations tie by default and do not say so.
-    return bool(config.get("tie_word_embeddings", config.get("model_type") in ("t5", "gpt2"))) or nested
+    return bool(config.get("tie_word_embeddings", config.get("model_type") in TIED)) or nested
 
 
 def _shape(spec: TensorSpec) -> str:

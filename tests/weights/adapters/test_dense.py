@@ -6,14 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from adapted import CASES, IA3_CASES, adapt, edit_config, opened, recipe, values
+from adapted import CASES, IA3_CASES, adapt, edit_config, llama, opened, recipe, values
 from checkpoints import save_model
 from fusionbench.errors import NotFinite
+from fusionbench.families import family_named
 from fusionbench.merge import merge
+from fusionbench.mixing import FusedWeights
 from fusionbench.weights.adapters import open_adapter
 from fusionbench.weights.sources import open_source
+from fusionbench.weights.tensors import LazyWeights
 
 
 @pytest.mark.parametrize("case", [*CASES, *IA3_CASES])
@@ -86,3 +90,16 @@ def test_a_base_of_any_float_kind_takes_an_adapter(tmp_path, kind, declared):
     source = open_adapter(tmp_path / "adapter", open_source(tmp_path / "base"))
     assert source.specs["w.weight"].dtype == declared
     np.testing.assert_array_equal(values(source, "w.weight"), [[1 + 3 / 1024, 2.0], [4 + 6 / 1024, 8.0]])
+
+
+def test_a_lora_on_a_bfloat16_base_is_run_in_bfloat16(tmp_path):
+    base = llama().bfloat16()
+    adapt(tmp_path, base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    family, source = family_named("causal_lm"), open_source(tmp_path / "base")
+    fused = FusedWeights(LazyWeights(opened(tmp_path)), family, source)
+    merged = FusedWeights(LazyWeights(open_source(tmp_path / "merged1")), family, source)
+    batch = family.collate([{"input_ids": [1, 2, 3]}])
+    with torch.no_grad():
+        ours, theirs = family.features(fused.module, batch), family.features(merged.module, batch)
+    assert ours.dtype is torch.bfloat16
+    torch.testing.assert_close(ours, theirs, atol=0.02, rtol=0.02)

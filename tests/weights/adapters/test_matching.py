@@ -1,12 +1,14 @@
 """Everything of an adapter that does not fit the base is found at once."""
 
+import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import LlamaModel
 
@@ -77,6 +79,20 @@ def test_a_tied_embedding_that_is_changed_on_one_side_is_refused(tmp_path, confi
         opened(tmp_path)
 
 
+def test_a_gemma_is_tied_where_its_configuration_does_not_say_so(tmp_path):
+    from transformers import GemmaConfig, GemmaForCausalLM
+
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "head_dim": 8}
+    gemma = GemmaForCausalLM(GemmaConfig(**sizes, num_attention_heads=2, num_key_value_heads=1))
+    adapt(tmp_path, gemma, LoraConfig(r=4, target_modules=["embed_tokens"]))
+    path = tmp_path / "base/config.json"
+    said = json.loads(path.read_text())
+    assert said.pop("tie_word_embeddings")
+    path.write_text(json.dumps(said))
+    with pytest.raises(IncompatibleModels, match=r"embed_tokens\.weight is tied"):
+        opened(tmp_path)
+
+
 def test_tensors_of_an_unknown_variant_are_refused(two):
     file = two / "adapter1" / "adapter_model.safetensors"
     save_file(load_file(file) | {"base_model.model.model.norm.lora_C.weight": torch.ones(2)}, file)
@@ -142,3 +158,34 @@ def test_a_base_with_a_longer_prefix_is_recognised(two):
     name = "model.layers.0.mlp.up_proj.weight"
     longer = open_adapter(two / "adapter1", open_source(two / "longer"))
     np.testing.assert_array_equal(values(longer, f"outer.{name}"), values(opened(two), name))
+
+
+@pytest.mark.parametrize("kind", ["vit", "dinov2"])
+@pytest.mark.parametrize("whole", [True, False], ids=["classifier", "bare model"])
+def test_an_adapter_has_the_names_of_modules_where_files_keep_older_ones(tmp_path, kind, whole):
+    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
+    config = AutoConfig.for_model(kind, **sizes)
+    model = AutoModelForImageClassification.from_config(config)
+    model.save_pretrained(tmp_path / "base")
+    if not whole:
+        AutoModel.from_pretrained(tmp_path / "base").save_pretrained(tmp_path / "base")
+    lora = LoraConfig(r=2, target_modules=["q_proj", "fc2"], modules_to_save=["classifier", "layernorm"])
+    with warnings.catch_warnings():
+        # PEFT 0.21 asks transformers 5.23 by a name that it has deprecated.
+        warnings.simplefilter("ignore", FutureWarning)
+        adapted = get_peft_model(model, lora)
+        for parameter in adapted.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.3)
+        adapted.save_pretrained(tmp_path / "adapter")
+        adapted.merge_and_unload().save_pretrained(tmp_path / "merged")
+    expected = {name.removeprefix(f"{kind}."): tensor for name, tensor in read_model(tmp_path / "merged").items()}
+    base = open_source(tmp_path / "base")
+    found = open_adapter(tmp_path / "adapter", base)
+    changed = {name for name in base.specs if base.read(name) != found.read(name)}
+    assert len(changed) == 2 * 2 + 2 + 2 * whole
+    for name in {*changed, "classifier.weight"}:
+        np.testing.assert_allclose(values(found, name), expected[name.removeprefix(f"{kind}.")].numpy(), atol=1e-5)

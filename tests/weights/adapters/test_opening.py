@@ -6,9 +6,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors.torch import load_file
+from transformers import BertConfig, BertForSequenceClassification
 
-from adapted import edit_config, opened, recipe, values
+from adapted import adapt, edit_config, opened, recipe, values
 from checkpoints import read_model, save_model
 from fusionbench import fuse
 from fusionbench.config import Recipe
@@ -16,7 +18,8 @@ from fusionbench.errors import CheckpointError, ConfigError
 from fusionbench.merge import merge, open_pool, plan_of_recipe
 from fusionbench.suites.model import ModelPool
 from fusionbench.suites.opening import open_models
-from fusionbench.weights.adapters import AdaptedSource, is_adapter, open_adapter
+from fusionbench.weights.adapters import AdaptedSource, is_adapter, open_adapter, open_adapter_tensors
+from fusionbench.weights.sources import open_source
 
 
 @pytest.mark.parametrize(("method", "scale"), [("task_arithmetic", 0.3), ("ties", 0.7), ("simple_average", None)])
@@ -132,3 +135,19 @@ def test_a_pool_of_models_takes_adapters_and_a_multitask_adapter(two):
     name = "model.layers.0.mlp.up_proj.weight"
     for source, folder in ((pool.experts["e1"], "merged1"), (pool.experts["e2"], "merged2"), (pool.mtl, "merged2")):
         np.testing.assert_allclose(values(source, name), read_model(two / folder)[name].numpy(), atol=1e-6)
+
+
+def test_biases_that_peft_saves_three_times_are_read_once(tmp_path):
+    config = BertConfig(
+        vocab_size=20, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
+        max_position_embeddings=8,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    lora = LoraConfig(r=2, target_modules=["query"], bias="all", task_type="SEQ_CLS")
+    expected = adapt(tmp_path, BertForSequenceClassification(config), lora)
+    source = open_adapter(tmp_path / "adapter1", open_source(tmp_path / "base"))
+    assert set(source.specs) == set(open_source(tmp_path / "base").specs)
+    for name in source.specs:
+        np.testing.assert_allclose(values(source, name), expected[name].numpy(), atol=1e-6)
+    head = [name for name in open_adapter_tensors(tmp_path / "adapter1").specs if "classifier" in name]
+    assert sorted(head) == ["base_model.model.classifier.bias", "base_model.model.classifier.weight"]

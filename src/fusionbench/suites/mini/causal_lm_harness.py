@@ -9,6 +9,7 @@ from filelock import FileLock
 
 from fusionbench.cache import cache_folder
 from fusionbench.suites.load import load_suite
+from fusionbench.suites.mini.causal_lm_recipe import recipes
 from fusionbench.suites.model import ResolvedSuite, TaskPool
 from fusionbench.suites.registration import Progress, suite
 from fusionbench.weights.partial import whole_folder
@@ -28,7 +29,7 @@ TASKS: dict[str, dict[str, Any]] = {
 """Kinds of MMLU, TruthfulQA mc2, GSM8K and ARC, in that order."""
 
 
-@suite(NAME, version=VERSION)
+@suite(NAME, version=VERSION, method_defaults=recipes()[1])
 def mini_causal_lm_harness(*, size: str, seed: int, progress: Progress | None) -> ResolvedSuite:
     """The models of `mini/causal_lm`, scored on four local tasks by the LM Evaluation Harness; needs no network.
 

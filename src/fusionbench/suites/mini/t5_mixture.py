@@ -57,9 +57,9 @@ class Pretext:
         prompts: of each example, the papers' prompt.
         questions: of each, the question in T5's own form.
         said: texts without any question, which span corruption is for.
-        task: of each example, the number of its task.
+        task: of each example, the number of its list of answers: its task's, or its own.
         label: of each, its label.
-        answers: by task and label, what the prompt's answer is.
+        answers: of each list, by label, what the prompt's answer is.
         aliases: by label, what the other answer is.
     """
 

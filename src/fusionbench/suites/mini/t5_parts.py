@@ -1,7 +1,8 @@
 """What `mini/t5` is built of: generated texts as JSON lines, and a T5 pretrained on a mixture of them."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from fusionbench.suites.load import load_suite
 from fusionbench.suites.mini.assembly import Parts
 from fusionbench.suites.mini.saving import save_quietly
 from fusionbench.suites.mini.t5_mixture import Pretext, all_texts
-from fusionbench.suites.mini.t5_recipe import NAME, MiniT5LoraRecipe, MiniT5Recipe, Network
+from fusionbench.suites.mini.t5_recipe import NAME, MiniT5AdapterRecipe, MiniT5Recipe, Network
 from fusionbench.suites.mini.t5_words import END, LENGTH, PAD, SENTINELS, make_tokenizer, vocabulary
 from fusionbench.suites.mini.text_data import digests, read_records, tasks_in, write_tasks
 from fusionbench.suites.registration import Progress
@@ -47,14 +48,37 @@ def describe(data: Path) -> dict[str, dict[str, Any]]:
 
 def make_base(place: Path, data: Path, recipe: MiniT5Recipe, seed: int, loop: Loop) -> None:
     """Pretrain a T5 on the tasks' training texts, by span corruption and by questions; see `Mixture`."""
+    pieces = vocabulary(all_texts(read_texts(data, SPLITS)))
+    tokenizer = make_tokenizer(pieces)
+    pretext = Pretext.of(read_texts(data, ("train",)), tokenizer)
+    pretrain(place, recipe, seed, loop, pieces, tokenizer, pretext)
+
+
+def pretrain(
+    place: Path,
+    recipe: MiniT5Recipe,
+    seed: int,
+    loop: Loop,
+    pieces: Mapping[str, int],
+    tokenizer: Any,
+    pretext: Pretext,
+) -> None:
+    """Write a T5 that was pretrained from nothing, and its tokenizer.
+
+    Args:
+        place: the base's folder.
+        recipe: of the size.
+        seed: of weights and batches.
+        loop: what trains.
+        pieces: numbers of the tokenizer's words.
+        tokenizer: of these words.
+        pretext: what is read.
+    """
     import torch
 
     from fusionbench.families import family_named
     from fusionbench.training import step_of, tensors_of
 
-    pieces = vocabulary(all_texts(read_texts(data, SPLITS)))
-    tokenizer = make_tokenizer(pieces)
-    pretext = Pretext.of(read_texts(data, ("train",)), tokenizer)
     module, family, training = _new_model(recipe.network, len(pieces), seed), family_named("t5"), recipe.pretraining
     optimizer = torch.optim.AdamW(
         module.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
@@ -107,15 +131,22 @@ def notes(data: Path) -> list[str]:  # noqa: ARG001
 PARTS = Parts(make_texts, describe, make_base, digests, notes, family="t5")
 
 
-def copy_texts(place: Path, recipe: MiniT5LoraRecipe, seed: int, progress: Progress | None) -> None:
-    """Copy the texts of the suite whose base is adapted."""
-    built = _built(recipe, seed, progress)
+def copy_texts(name: str, place: Path, recipe: MiniT5AdapterRecipe, seed: int, progress: Progress | None) -> None:
+    """Copy the texts of the suite `name`, whose base is adapted."""
+    built = _built(name, recipe, seed, progress)
     shutil.copytree(built / "data", place, dirs_exist_ok=True)
 
 
-def copy_base(place: Path, data: Path, recipe: MiniT5LoraRecipe, seed: int, loop: Loop) -> None:  # noqa: ARG001
-    """Copy the base that is adapted, with the curve of its pretraining."""
-    built = _built(recipe, seed, None)
+def copy_base(
+    name: str,
+    place: Path,
+    data: Path,  # noqa: ARG001
+    recipe: MiniT5AdapterRecipe,
+    seed: int,
+    loop: Loop,
+) -> None:
+    """Copy the base of the suite `name`, which is adapted, with the curve of its pretraining."""
+    built = _built(name, recipe, seed, None)
     shutil.copytree(built / "base", place, dirs_exist_ok=True)
     assert loop.folder is not None
     curve = loop.folder / "pretraining" / CURVE
@@ -123,10 +154,12 @@ def copy_base(place: Path, data: Path, recipe: MiniT5LoraRecipe, seed: int, loop
     shutil.copyfile(built / "base" / CURVE, curve)
 
 
-def _built(recipe: MiniT5LoraRecipe, seed: int, progress: Progress | None) -> Path:
+def _built(name: str, recipe: MiniT5AdapterRecipe, seed: int, progress: Progress | None) -> Path:
     """Return the folder of the suite of fully fine-tuned experts, which is built where it is missing."""
-    suite = load_suite(NAME, size=recipe.base_size, seed=seed, progress=progress).suite
+    suite = load_suite(name, size=recipe.base_size, seed=seed, progress=progress).suite
     return Path(str(suite.pool.base)).parent
 
 
-LORA_PARTS = Parts(copy_texts, describe, copy_base, digests, notes, family="t5", tuning="lora")
+LORA_PARTS = Parts(
+    partial(copy_texts, NAME), describe, partial(copy_base, NAME), digests, notes, family="t5", tuning="lora"
+)

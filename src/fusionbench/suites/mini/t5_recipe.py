@@ -67,10 +67,10 @@ class MiniT5Recipe(MiniRecipe):
     pretraining: T5Pretraining
 
 
-class MiniT5LoraRecipe(MiniRecipe):
-    """One size of the suite of LoRA experts, on the data and the base of the other suite."""
+class MiniT5AdapterRecipe(MiniRecipe):
+    """One size of a suite of adapters, on the data and the base of the suite of fully fine-tuned experts."""
 
-    base_size: str = Field(description="the size of mini/t5 whose base is adapted")
+    base_size: str = Field(description="the size of that suite whose base is adapted")
 
 
 @cache
@@ -80,6 +80,6 @@ def recipes() -> tuple[dict[str, MiniT5Recipe], dict[str, dict[str, Any]]]:
 
 
 @cache
-def lora_recipes() -> tuple[dict[str, MiniT5LoraRecipe], dict[str, dict[str, Any]]]:
+def lora_recipes() -> tuple[dict[str, MiniT5AdapterRecipe], dict[str, dict[str, Any]]]:
     """Return the same of the suite of LoRA experts."""
-    return read_recipes(LORA_NAME, MiniT5LoraRecipe)
+    return read_recipes(LORA_NAME, MiniT5AdapterRecipe)

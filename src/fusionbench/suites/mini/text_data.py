@@ -9,6 +9,7 @@ from fusionbench.suites.mini.assembly import digest_of_file
 from fusionbench.suites.mini.text_recipe import MiniTextRecipe, Texts
 from fusionbench.suites.registration import Progress
 from fusionbench.suites.texts import KINDS, SPLITS, Record, SplitName, make_records
+from fusionbench.suites.texts.choices import CHOICES
 from fusionbench.suites.texts.real import REAL, real_records
 
 TASKS = {**KINDS, **REAL}
@@ -37,7 +38,7 @@ def write_tasks(place: Path, texts: Texts, seed: int, progress: Progress | None)
             progress("texts", number, len(texts.tasks))
 
 
-def write_records(place: Path, name: str, made: Mapping[SplitName, Sequence[Record]]) -> None:
+def write_records(place: Path, name: str, made: Mapping[SplitName, Sequence[Mapping[str, Any]]]) -> None:
     """Write `<task>/<split>.jsonl` for one task."""
     (place / name).mkdir()
     for split in SPLITS:
@@ -46,8 +47,8 @@ def write_records(place: Path, name: str, made: Mapping[SplitName, Sequence[Reco
 
 
 def tasks_in(data: Path) -> list[str]:
-    """Return the names of the tasks whose texts a folder holds, in GLUE's order, then the real ones."""
-    return [name for name in TASKS if (data / name).is_dir()]
+    """Return the names of the tasks whose texts a folder holds: GLUE's kinds, the real ones, those of choices."""
+    return [name for name in (*TASKS, *CHOICES) if (data / name).is_dir()]
 
 
 def read_records(data: Path, task: str, split: str) -> list[Record]:

@@ -31,6 +31,12 @@ ENTAILED, NEUTRAL, CONTRADICTED = 0, 1, 2
 
 def inference(rng: np.random.Generator, label: int) -> tuple[str, str]:
     """Return premise and hypothesis: it follows (0), may be so or not (1), cannot be so (2)."""
+    said, inferred = inferred_clauses(rng, label)
+    return said.active(), inferred.active()
+
+
+def inferred_clauses(rng: np.random.Generator, label: int) -> tuple[Clause, Clause]:
+    """Return what is said and what is asked, the clauses of `inference`."""
     verbs = [verb for pair in OPPOSITE_VERBS for verb in pair]
     said = draw_clause(rng, verbs=verbs, detail=0.7)
     changes: dict[int, tuple[Change, ...]] = {
@@ -38,7 +44,7 @@ def inference(rng: np.random.Generator, label: int) -> tuple[str, str]:
         NEUTRAL: (_add, _specify),
         CONTRADICTED: (_deny, _opposite_verb, _opposite_adjective),
     }
-    return said.active(), _changed(rng, said, changes[label]).active()
+    return said, _changed(rng, said, changes[label])
 
 
 def entailment(rng: np.random.Generator, label: int) -> tuple[str, str]:
@@ -54,7 +60,7 @@ def entailment(rng: np.random.Generator, label: int) -> tuple[str, str]:
 def paraphrase(rng: np.random.Generator, label: int) -> tuple[str, str]:
     """Return two sentences that say the same in other words (1), or something else in similar words (0)."""
     said = draw_clause(rng, detail=0.6)
-    again = _synonyms(rng, said)
+    again = synonyms(rng, said)
     if label == 0:
         again = _changed(rng, again, (_other_who, _other_what, _other_place, _other_time))
     form = pick(rng, (again.passive, again.fronted, again.active))()
@@ -186,7 +192,7 @@ def _no_time(rng: np.random.Generator, clause: Clause) -> Clause | None:  # noqa
     return replace(clause, when=None)
 
 
-def _synonyms(rng: np.random.Generator, clause: Clause) -> Clause:
+def synonyms(rng: np.random.Generator, clause: Clause) -> Clause:
     """Return the clause with some of its words exchanged for others of the same meaning."""
     verb = next((b if a == clause.verb else a for a, b in SAME_VERBS if clause.verb in (a, b)), clause.verb)
     adjective = next(

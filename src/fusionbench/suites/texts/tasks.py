@@ -5,9 +5,9 @@ Examples are plain records: the texts under GLUE's column names and "label", an 
 `similarity` a number from 0 to 5). They are made of the seed alone; no text, or pair of texts, is in two splits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, TypeVar, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from fusionbench.suites.texts import pairs, single
 
 Record = dict[str, str | int | float]
 """One example: its texts by column, and "label"."""
+Made = TypeVar("Made")
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 SCORES = 5
@@ -76,30 +77,55 @@ def make_records(name: str, *, seed: int, train: int, validation: int, test: int
 
 def records_of(kind: TextKind, *, seed: int, train: int, validation: int, test: int) -> dict[SplitName, list[Record]]:
     """Return the splits of a kind of task, as `make_records` does by name."""
-    counts: dict[SplitName, int] = {"train": train, "validation": validation, "test": test}
-    taken: set[tuple[str, ...]] = set()
-    return {split: _make_split(kind, seed, split, counts[split], taken) for split in SPLITS}
 
+    def draw(rng: np.random.Generator, label: int) -> Record:
+        return {**dict(zip(kind.columns, kind.draw(rng, label), strict=True)), "label": _label(kind, label)}
 
-def _make_split(kind: TextKind, seed: int, split: SplitName, count: int, taken: set[tuple[str, ...]]) -> list[Record]:
-    rng = stream(seed, "texts", kind.name, split)
+    def texts(record: Record) -> Hashable:
+        return tuple(record[column] for column in kind.columns)
+
     outcomes = len(kind.label_names) or SCORES + 1
-    records: list[Record] = []
-    for number in rng.permutation(count):
-        label = int(number) % outcomes
-        texts = _new_texts(kind, rng, label, taken)
-        records.append({**dict(zip(kind.columns, texts, strict=True)), "label": _label(kind, label)})
-    return records
+    counts: dict[SplitName, int] = {"train": train, "validation": validation, "test": test}
+    return draw_splits(kind.name, draw, texts, outcomes=outcomes, seed=seed, counts=counts)
 
 
-def _new_texts(kind: TextKind, rng: np.random.Generator, label: int, taken: set[tuple[str, ...]]) -> tuple[str, ...]:
-    """Return texts that no other example has, and remember them."""
-    for _ in range(ATTEMPTS):
-        texts = kind.draw(rng, label)
-        if texts not in taken:
-            taken.add(texts)
-            return texts
-    raise ValueError(f"{kind.name}: there are not more than {len(taken)} different texts. Ask for fewer examples.")
+def draw_splits(
+    name: str,
+    draw: Callable[[np.random.Generator, int], Made],
+    texts: Callable[[Made], Hashable],
+    *,
+    outcomes: int,
+    seed: int,
+    counts: Mapping[SplitName, int],
+) -> dict[SplitName, list[Made]]:
+    """Return disjoint splits of drawn examples, each with all labels equally often (±1), in random order.
+
+    Args:
+        name: of the task; another name has other examples.
+        draw: from a generator and a label to an example.
+        texts: of an example, by which no two are alike.
+        outcomes: how many labels there are.
+        seed: of everything.
+        counts: of examples by split.
+
+    Raises:
+        ValueError: where there are not so many different examples.
+    """
+    taken: set[Hashable] = set()
+
+    def new(rng: np.random.Generator, label: int) -> Made:
+        for _ in range(ATTEMPTS):
+            made = draw(rng, label)
+            if texts(made) not in taken:
+                taken.add(texts(made))
+                return made
+        raise ValueError(f"{name}: there are not more than {len(taken)} different texts. Ask for fewer examples.")
+
+    found: dict[SplitName, list[Made]] = {}
+    for split in SPLITS:
+        rng = stream(seed, "texts", name, split)
+        found[split] = [new(rng, int(number) % outcomes) for number in rng.permutation(counts[split])]
+    return found
 
 
 def _label(kind: TextKind, label: int) -> int | float:

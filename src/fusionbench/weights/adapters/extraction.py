@@ -13,7 +13,7 @@ from fusionbench.errors import ConfigError, IncompatibleModels, NotFinite
 from fusionbench.kernels.tiles import BLOCK
 from fusionbench.weights.adapters.configuration import CONFIG_NAME
 from fusionbench.weights.adapters.edits import Array, widened
-from fusionbench.weights.adapters.matching import PREFIX, is_tied
+from fusionbench.weights.adapters.matching import PREFIX, is_one_of_two
 from fusionbench.weights.adapters.own_space import name_adapter_file
 from fusionbench.weights.checks import fit
 from fusionbench.weights.headers import Source, TensorSpec, as_buffer
@@ -97,7 +97,7 @@ def _parts(base: Source, model: Source, own: Mapping[str, str], rank: int) -> _P
     others = [name for name in changed if name not in matrices]
     saved = [module for module in dict.fromkeys(map(_module, others)) if module not in targets]
     whole = {name: f"{PREFIX}{_module(name)}.base_layer.{_leaf(name)}" for name in others if _module(name) in targets}
-    problems = [f"  {name} is tied to the other embedding" for name in changed if is_tied(base, name)]
+    problems = [f"  {name} is tied to the other embedding" for name in changed if is_one_of_two(base, name)]
     for module in saved:
         inside = [name for name in base.specs if name.startswith(f"{module}.")]
         if not module or any(_module(name) != module for name in inside):

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusionbench.errors import CheckpointError, IncompatibleModels
-from fusionbench.registry import families
+from fusionbench.registry import families, family_serving
 from fusionbench.weights.adapters.configuration import FIX, AdapterConfig
 from fusionbench.weights.adapters.edits import Change, LowRank, Scaled, Shifted
+from fusionbench.weights.checks import is_tied
 from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.roles import inputs_last, role
 
@@ -42,8 +43,7 @@ def match(label: str, base: Source, adapter: Source, config: AdapterConfig) -> M
         CheckpointError: where the adapter holds tensors of a variant that is not read.
     """
     modules, whole = _parse(label, adapter)
-    tower = _tower(base)
-    rename = _renaming([f"{module}.weight" for module in modules] or list(whole), base.specs, tower)
+    rename = _names_in(base, [f"{module}.weight" for module in modules] or list(whole))
     found = Matched(replaced={rename(name): own for name, own in whole.items()})
     for name, own in found.replaced.items():
         found.problems += _misfit(name, adapter.specs[own], base)
@@ -88,6 +88,21 @@ def _tower(base: Source) -> str:
     kind = base.config.get("model_type")
     served = (families[name].data or {} for name in families) if kind else ()
     return next((str(data.get("tower", "")) for data in served if kind in data.get("model_types", ())), "")
+
+
+def _names_in(base: Source, wanted: Sequence[str]) -> Callable[[str], str]:
+    """Return a function from the adapter's names to the base's; the adapter may have those of transformers 5's modules.
+
+    Files keep older names than the modules of some architectures have (ViT, DINOv2, Mixtral): these the family knows.
+    """
+    tower, entry = _tower(base), family_serving(base.config)
+    plain = _renaming(wanted, base.specs, tower)
+    if entry is None or all(plain(name) in base.specs for name in wanted):
+        return plain
+    # Most adapters never come here, so that the family, and torch with it, is seldom imported.
+    inside = {own: name for name, own in entry.load()().names(base.specs).items()}
+    bare = _renaming(wanted, inside, tower)
+    return (lambda name: inside.get(bare(name), name)) if all(bare(name) in inside for name in wanted) else plain
 
 
 def _renaming(wanted: Sequence[str], specs: Mapping[str, Any], tower: str) -> Callable[[str], str]:
@@ -211,18 +226,16 @@ class _Builder:
         self.found.problems.append(f"{target} is {list(spec.shape)} in the base, the adapter is made for {what}")
 
 
-def is_tied(base: Source, name: str) -> bool:
+def is_one_of_two(base: Source, name: str) -> bool:
     """Tell whether a tensor is one of two embeddings that are one in the model."""
-    # T5's and GPT-2's configurations tie by default and do not say so.
-    says = base.config.get("tie_word_embeddings", base.config.get("model_type") in ("t5", "gpt2"))
-    return bool(says and _TIED.search(name))
+    return bool(is_tied(base.config) and _TIED.search(name))
 
 
 def _untied(base: Source, adapter: Source, found: Matched) -> list[str]:
     """Return a line for each tied embedding that the adapter changes on one side only."""
     words = "is tied to the other embedding in the base, the adapter changes it alone: no tied model is their sum"
-    changed = [name for name in found.changes if is_tied(base, name)]
-    replaced = [name for name in found.replaced if is_tied(base, name) and name not in found.changes]
+    changed = [name for name in found.changes if is_one_of_two(base, name)]
+    replaced = [name for name in found.replaced if is_one_of_two(base, name) and name not in found.changes]
     alone = [] if len(replaced) > 1 else [name for name in replaced if not _same(base, adapter, name, found)]
     return [f"{name} {words}. {FIX}" for name in (*changed, *alone)]
 

@@ -1,6 +1,7 @@
 """Open what a recipe calls an expert, where that may be an adapter."""
 
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,13 +14,14 @@ from fusionbench.weights.adapters.dense import AdaptedSource
 from fusionbench.weights.adapters.linearised import FILE as LINEARISED
 from fusionbench.weights.adapters.linearised import LinearisedSource
 from fusionbench.weights.adapters.own_space import AdapterBase
-from fusionbench.weights.headers import Source
+from fusionbench.weights.headers import Source, TensorSpec
 from fusionbench.weights.hub import resolve
 from fusionbench.weights.safetensors import INDEX_NAME, open_safetensors
 from fusionbench.weights.sources import PICKLES, open_source
 
 Space = Literal["dense", "adapter"]
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
+_COPY = re.compile(r"\.(original_module|modules_to_save)(?=\.)")
 RECORD = "fusionbench.json"
 """What fine-tuning here leaves beside an adapter; its "base" is the fingerprint of the model it was trained on."""
 
@@ -108,11 +110,18 @@ def _tensors(label: str, folder: Path) -> Source:
         source = open_safetensors(label, path) if path.is_file() else None
         if source is not None:
             # Messages name the reference; other files of the folder belong to the adapter.
+            source.specs = _once(source.specs)
             return source
     linearised = open_safetensors(label, folder / LINEARISED) if (folder / LINEARISED).is_file() else None
     if linearised is not None:
         return LinearisedSource(linearised)
     raise CheckpointError(f"{label} has {CONFIG_NAME} but no {FILES[0]}. Save or download the adapter again.")
+
+
+def _once(specs: Mapping[str, TensorSpec]) -> dict[str, TensorSpec]:
+    """Leave out second names: with bias="all" PEFT saves biases of modules to save as they were, too, and by place."""
+    plain = {name: _COPY.sub("", name) for name in specs}
+    return {name: spec for name, spec in specs.items() if plain[name] == name or plain[name] not in specs}
 
 
 def _own_base(label: str, config: AdapterConfig) -> Source:
