@@ -43,7 +43,8 @@ def open_models(pool: Any, space: Space | None = None) -> Pool:
     shared = None
     if pool.vocabulary is not None:
         base, experts, shared = share_vocabulary(base, experts, pool.vocabulary)
-    mtl = _open_one("mtl", pool.mtl, base) if pool.mtl is not None else None
+    # A model whatever the experts are merged as: nothing is merged with it.
+    mtl = _open_one("mtl", pool.mtl, base, "dense") if pool.mtl is not None else None
     tasks = {name: expert.task or name for name, expert in pool.experts.items()}
     opened = Pool(base, experts, mtl=mtl, tasks=tasks, vocabulary=shared)
     tower = "" if space == "adapter" else tower_of(opened.reference, pool.family)
@@ -79,9 +80,9 @@ def _open_mapping(models: Mapping[str, Any]) -> Pool:
     return replace(pool, tower=tower_of(pool.reference))
 
 
-def _open_one(name: str, model: Any, base: Source | None = None) -> Source:
+def _open_one(name: str, model: Any, base: Source | None = None, space: Space | None = None) -> Source:
     if isinstance(model, str | Path):
-        return open_adapter(model, base) if is_adapter(model) else open_source(model)
+        return open_adapter(model, base, space) if is_adapter(model) else open_source(model)
     if hasattr(model, "specs") and hasattr(model, "read"):
         source: Source = model
         return source

@@ -13,6 +13,7 @@ from fusionbench.suites import load_suite
 from fusionbench.suites.mini import choices
 from fusionbench.suites.mini.choices_recipe import IA3, TIES, ia3_recipes, recipes
 from fusionbench.suites.mini.t5_recipe import MiniT5AdapterRecipe, MiniT5Recipe
+from fusionbench.suites.opening import open_suite
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.suites.texts.choices import CHOICES
 from fusionbench.tasks.wordings import wording_list
@@ -101,6 +102,12 @@ def test_the_suite_of_adapters_has_the_same_texts_and_base_and_factors_beside_on
     values = [factors[name] for name in factors]
     assert values
     assert all(0 < float((value - 1).abs().max()) < 0.1 for value in values)
+
+
+@pytest.mark.parametrize("space", ["dense", "adapter"])
+def test_the_model_of_all_tasks_is_a_model_in_whichever_space_experts_are_merged(built, space):
+    pool = open_suite(built["mini/ia3"].suite, space)
+    assert pool.mtl.specs.keys() == open_source(built["mini/ia3"].suite.pool.base).specs.keys()
 
 
 def test_the_base_reads_each_record_in_every_wording_and_in_a_form_of_its_own():
