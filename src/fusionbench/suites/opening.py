@@ -43,8 +43,8 @@ def open_models(pool: Any, space: Space | None = None) -> Pool:
     shared = None
     if pool.vocabulary is not None:
         base, experts, shared = share_vocabulary(base, experts, pool.vocabulary)
-    # A model whatever the experts are merged as: nothing is merged with it.
-    mtl = _open_one("mtl", pool.mtl, base, "dense") if pool.mtl is not None else None
+    # No expert: of adapters by themselves there is no model of all tasks.
+    mtl = None if pool.mtl is None or space == "adapter" else _open_one("mtl", pool.mtl, base, "dense")
     tasks = {name: expert.task or name for name, expert in pool.experts.items()}
     opened = Pool(base, experts, mtl=mtl, tasks=tasks, vocabulary=shared)
     tower = "" if space == "adapter" else tower_of(opened.reference, pool.family)

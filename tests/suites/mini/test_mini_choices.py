@@ -104,10 +104,13 @@ def test_the_suite_of_adapters_has_the_same_texts_and_base_and_factors_beside_on
     assert all(0 < float((value - 1).abs().max()) < 0.1 for value in values)
 
 
-@pytest.mark.parametrize("space", ["dense", "adapter"])
-def test_the_model_of_all_tasks_is_a_model_in_whichever_space_experts_are_merged(built, space):
-    pool = open_suite(built["mini/ia3"].suite, space)
-    assert pool.mtl.specs.keys() == open_source(built["mini/ia3"].suite.pool.base).specs.keys()
+def test_experts_are_opened_in_either_space_and_the_model_of_all_tasks_as_a_model(built):
+    suite = built["mini/ia3"].suite
+    base = open_source(suite.pool.base)
+    assert open_suite(suite, "dense").mtl.specs.keys() == base.specs.keys()
+    factors = open_suite(suite, "adapter")
+    assert factors.mtl is None
+    assert not factors.base.specs.keys() & base.specs.keys()
 
 
 def test_the_base_reads_each_record_in_every_wording_and_in_a_form_of_its_own():
