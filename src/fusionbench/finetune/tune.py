@@ -73,13 +73,7 @@ def finetune(
         MissingHead: where one of several tasks has no head.
         Interrupted: on Ctrl-C; the last checkpoint is kept.
     """
-    if tuning not in get_args(Tuning):
-        raise ConfigError(f"There is no tuning {tuning!r}. Choose {', '.join(get_args(Tuning))}.")
-    if not tasks:
-        raise ConfigError("There is no task to fine-tune on. Name at least one.")
-    recipe = settled(recipe, tuning)
-    # Refuses a best that there is not, before anything is read.
-    _course(tasks, recipe)
+    recipe = _checked(tasks, recipe, tuning)
     family = next(iter(tasks.values())).family
     start = start or Checkpoint(base, open_source(base), family, tuning, recipe)
     taught = None if teacher is None else Teacher(teacher, family)
@@ -109,6 +103,17 @@ def finetune(
         release(work)
     processes.wait()
     return record
+
+
+def _checked(tasks: Mapping[str, Task], recipe: FinetuneRecipe, tuning: Tuning) -> FinetuneRecipe:
+    """Return the recipe as the tuning settles it; what cannot be trained is refused before anything is read."""
+    if tuning not in get_args(Tuning):
+        raise ConfigError(f"There is no tuning {tuning!r}. Choose {', '.join(get_args(Tuning))}.")
+    if not tasks:
+        raise ConfigError("There is no task to fine-tune on. Name at least one.")
+    recipe = settled(recipe, tuning)
+    _course(tasks, recipe)
+    return recipe
 
 
 def _record(
