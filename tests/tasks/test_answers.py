@@ -3,8 +3,8 @@ import pytest
 from scipy.stats import spearmanr
 from torchmetrics.functional.regression import spearman_corrcoef
 
-from fusionbench.tasks.answers import median_accuracy, spearman
-from fusionbench.tasks.metrics import metric_named
+from fusionbench.tasks.answers import MEDIAN_ACCURACY, SPEARMAN, median_accuracy, spearman
+from fusionbench.tasks.metrics import chosen_metrics
 
 
 def rows(answers, targets):
@@ -52,5 +52,6 @@ def test_of_an_even_number_of_templates_the_median_is_between_the_middle_two():
 
 
 def test_both_are_found_by_name():
-    assert metric_named("spearman").compute is spearman
-    assert metric_named("median_accuracy").compute is median_accuracy
+    names = ("spearman", "median_accuracy")
+    found = chosen_metrics("pets", names, (MEDIAN_ACCURACY, SPEARMAN))
+    assert [metric.compute for metric in found] == [spearman, median_accuracy]

@@ -4,7 +4,7 @@ import torch
 from torchmetrics.functional.classification import binary_f1_score, multiclass_matthews_corrcoef
 
 from fusionbench.tasks.confusion import f1, matthews
-from fusionbench.tasks.metrics import metric_named
+from fusionbench.tasks.metrics import CLASSIFIED, chosen_metrics
 
 
 def rows(label, predicted):
@@ -58,4 +58,7 @@ def test_standard_errors_are_those_of_resampled_examples_and_always_the_same():
 
 
 def test_they_are_found_by_name():
-    assert [metric_named(name).unit for name in ("matthews", "f1")] == ["correlation", "fraction"]
+    assert [metric.unit for metric in chosen_metrics("pets", ("matthews", "f1"), CLASSIFIED)] == [
+        "correlation",
+        "fraction",
+    ]

@@ -3,16 +3,17 @@
 import numpy as np
 import pytest
 
-from fusionbench.tasks import METRICS
+from fusionbench.tasks.answers import MEDIAN_ACCURACY, SPEARMAN
 from fusionbench.tasks.base import Metric, Rows
 from fusionbench.tasks.dense_metrics import ANGLE_BINS, DEPTH, NORMALS, SEGMENTATION
 from fusionbench.tasks.evaluation import joined_rows
 from fusionbench.tasks.lm_eval import mean_score
+from fusionbench.tasks.metrics import CLASSIFIED
 from fusionbench.tasks.perplexity import PERPLEXITY, TOKEN_LOSS
 
 COUNT = 37
 HARNESS = Metric("acc", "fraction", "higher", mean_score)
-ALL = [*METRICS.values(), *SEGMENTATION, *DEPTH, *NORMALS, PERPLEXITY, TOKEN_LOSS, HARNESS]
+ALL = [*CLASSIFIED, SPEARMAN, MEDIAN_ACCURACY, *SEGMENTATION, *DEPTH, *NORMALS, PERPLEXITY, TOKEN_LOSS, HARNESS]
 
 
 def rows_for(metric: Metric) -> Rows:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from fusionbench.errors import ConfigError
-from fusionbench.tasks import ACCURACY, metric_named
+from fusionbench.tasks import ACCURACY
 from fusionbench.tasks.metrics import CLASSIFIED, chosen_metrics
 
 
@@ -15,12 +15,6 @@ def test_accuracy_and_its_standard_error_by_hand() -> None:
 
 def test_accuracy_of_all_right_answers_has_no_standard_error() -> None:
     assert ACCURACY.compute({"correct": np.ones(7, bool)}) == (1.0, 0.0)
-
-
-def test_a_metric_is_found_by_name_and_a_misspelt_one_gets_a_suggestion() -> None:
-    assert metric_named("accuracy") is ACCURACY
-    with pytest.raises(ConfigError, match=r"no metric named 'acuracy'.*accuracy"):
-        metric_named("acuracy")
 
 
 def test_of_a_task_those_metrics_can_be_chosen_that_its_rows_are_enough_for() -> None:

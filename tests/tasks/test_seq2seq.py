@@ -11,7 +11,8 @@ from fusionbench.families import family_named, load_module
 from fusionbench.methods._fisher import Terms
 from fusionbench.mixing.ensemble import Ensemble
 from fusionbench.mixing.members import Member
-from fusionbench.tasks import build_task, evaluate
+from fusionbench.tasks import ACCURACY, build_task, evaluate
+from fusionbench.tasks.answers import SPEARMAN
 from fusionbench.tasks.prompts import Prompt
 from fusionbench.tasks.seq2seq import TextToTextTask, number_in
 from fusionbench.tasks.table_data import from_rows
@@ -47,16 +48,10 @@ def sentiment(base) -> TextToTextTask:
 @pytest.fixture
 def rating(base) -> TextToTextTask:
     family = family_named("t5")
-    metrics = (build("spearman"), build("accuracy"))
+    metrics = (SPEARMAN, ACCURACY)
     return TextToTextTask(
         "rating", family, family.text_codec(base), RATING, {"test": split([3.8, 1, 0])}, metrics=metrics
     )
-
-
-def build(name):
-    from fusionbench.tasks import metric_named
-
-    return metric_named(name)
 
 
 def test_batches_hold_the_prompts_and_the_answers_as_the_tokenizer_makes_them(sentiment, t5_folder):

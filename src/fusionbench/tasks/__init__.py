@@ -7,13 +7,12 @@ from fusionbench.tasks.datasets import from_dataset
 from fusionbench.tasks.evaluation import Evaluation, evaluate
 from fusionbench.tasks.heads import ZeroShotHead, zero_shot_head
 from fusionbench.tasks.image import ImageTask, open_vocabulary_task
-from fusionbench.tasks.metrics import ACCURACY, METRICS, metric_named
+from fusionbench.tasks.metrics import ACCURACY
 from fusionbench.tasks.registration import task
 from fusionbench.tasks.spec import Columns, TaskSpec, build_task
 
 __all__ = [
     "ACCURACY",
-    "METRICS",
     "ClassificationTask",
     "Columns",
     "Corruption",
@@ -37,7 +36,6 @@ __all__ = [
     "evaluate",
     "from_arrays",
     "from_dataset",
-    "metric_named",
     "open_vocabulary_task",
     "prepare",
     "task",

@@ -1,11 +1,10 @@
 """Metrics: pure functions of the stacked rows of a split."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from fusionbench.errors import ConfigError
 from fusionbench.registry import suggestion
-from fusionbench.tasks.answers import MEDIAN_ACCURACY, SPEARMAN
 from fusionbench.tasks.base import Metric, Rows
 from fusionbench.tasks.confusion import F1, MATTHEWS
 
@@ -24,7 +23,6 @@ def accuracy(rows: Rows) -> tuple[float, float]:
 ACCURACY = Metric("accuracy", "fraction", "higher", accuracy)
 CLASSIFIED = (ACCURACY, MATTHEWS, F1)
 """Those of a class and a prediction for each example."""
-METRICS: Mapping[str, Metric] = {metric.name: metric for metric in (ACCURACY, MATTHEWS, F1, SPEARMAN, MEDIAN_ACCURACY)}
 
 
 def chosen_metrics(task: str, names: Sequence[str], known: Sequence[Metric]) -> tuple[Metric, ...]:
@@ -45,14 +43,3 @@ def chosen_metrics(task: str, names: Sequence[str], known: Sequence[Metric]) -> 
                 f"There is no metric named {name!r} of the task {task}. {suggestion(name, list(by_name))}"
             )
     return tuple(by_name[name] for name in names)
-
-
-def metric_named(name: str) -> Metric:
-    """Return the metric called `name`.
-
-    Raises:
-        ConfigError: where there is none, with the nearest names.
-    """
-    if name not in METRICS:
-        raise ConfigError(f"There is no metric named {name!r}. {suggestion(name, list(METRICS))}")
-    return METRICS[name]
