@@ -2,8 +2,8 @@
 
 Run on an idle machine: python benchmarks/suite_builds.py [--size small] [--seed 0] [--suites mini/image,mini/scene]
 [--cache FOLDER] [--beside "another build"]. It writes docs/results/suite-builds-<size>.json, where a suite's figures
-replace those of an earlier run, so that the builds of a size can be measured in several goes. `mini/t5_lora` begins
-with the base of `mini/t5`, which is built before its time starts. With --cache the builds are kept in a folder, which
+replace those of an earlier run, so that the builds of a size can be measured in several goes. Suites of adapters begin
+with another suite's base, which is built before their time starts. With --cache the builds are kept in a folder, which
 must not have them yet; --beside says what else ran, where the machine was not idle.
 """
 
@@ -18,8 +18,10 @@ from measure import Figures, measure
 from record import write_record
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
-SUITES = ("image", "scene", "t5", "t5_lora", "causal_lm", "encoder", "gpt2", "clip")
-BEFORE = {"mini/t5_lora": "mini/t5"}
+SUITES = ("image", "scene", "t5", "t5_lora", "t5_choices", "ia3", "causal_lm", "encoder", "gpt2", "clip")
+BEFORE = {"mini/t5_lora": "mini/t5", "mini/ia3": "mini/t5_choices"}
+SPACE = {"mini/ia3": ["space=adapter"]}
+"""Keys of a merge that a suite asks for."""
 BUILD = (
     "import sys; from fusionbench.suites import load_suite; "
     "load_suite(sys.argv[1], size=sys.argv[2], seed=int(sys.argv[3]))"
@@ -56,7 +58,7 @@ def timed(suite: str, size: str, seed: int, cache: Path | None) -> dict[str, Any
             built(BEFORE[suite])
         build = built(suite)
         run = [sys.executable, "-m", "fusionbench", "run", f"suite={suite}", f"suite.size={size}", f"suite.seed={seed}"]
-        merge = measure([*run, "method=simple_average", "--out", f"{folder}/run"], where, log)
+        merge = measure([*run, *SPACE.get(suite, []), "method=simple_average", "--out", f"{folder}/run"], where, log)
     return {
         "build_seconds": round(build.wall, 1),
         "build_cpu_seconds": round(build.cpu, 1),

@@ -38,7 +38,7 @@ def test_show_prints_rows_with_their_parameters_and_what_varies(said):
     assert "re-ties_table02_t5-base.csv" in text
     assert "name=t5-base/ties7" in text
     assert "method.scale=one of 0.1, 0.2" in text
-    assert "with     space=adapter on the papers' suite" in said("show", "re-ties-ia3")
+    assert "with     space=adapter\n" in said("show", "re-ties-ia3")
     assert "tasks.corruption: None, motion_blur" in said("show", "robustness-clip-b32")
     assert "tasks.severity=2" in said("show", "robustness-clip-b32")
     assert (

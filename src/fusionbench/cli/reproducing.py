@@ -168,7 +168,7 @@ def show_experiment(name: str) -> None:
     facts = {
         "answers": ", ".join([*found.published, *found.figures]),
         "suite": _words(found.suite),
-        "with": _words(found.settings) and f"{_words(found.settings)} on the papers' suite",
+        "with": _words(found.settings),
         "stand-in": _words(found.stand_in),
         "profiles": ", ".join(found.shorter),
         "varies": "; ".join(f"{key}: {', '.join(map(str, values))}" for key, values in found.vary.items()),

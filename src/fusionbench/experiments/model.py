@@ -86,9 +86,7 @@ class Experiment(Config):
     figures: tuple[Text, ...] = Field(default=(), description="figures of the papers that show its numbers")
     suite: dict[Text, Any] = Field(description="the papers' own: hub ids or local files")
     stand_in: dict[Text, Any] = Field(description="an offline suite of the same shape")
-    settings: dict[Text, Any] = Field(
-        default={}, description="other keys of all recipes on the papers' suite alone, such as space"
-    )
+    settings: dict[Text, Any] = Field(default={}, description="other keys of all recipes, such as space")
     rows: tuple[Row, ...] = Field(default=(), description="methods, in the table's order")
     vary: dict[Text, tuple[Any, ...]] = Field(default={}, description="keys of the recipe that take several values")
     variant: dict[Text, Text] = Field(
@@ -150,8 +148,8 @@ def points(experiment: Experiment, *, stand_in: bool, profile: str | None = None
     for row in experiment.rows:
         method = {**row.method, **changes.get(str(row.method["name"]), {}), **(row.stand_in_params if stand_in else {})}
         of_suite = {**suite, **(row.stand_in_part if stand_in else row.part)}
-        common = {} if stand_in else experiment.settings
-        whole: dict[str, Any] = {**common, **row.settings, "suite": of_suite, "method": method, "seed": seed}
+        settings = {**experiment.settings, **row.settings}
+        whole: dict[str, Any] = {**settings, "suite": of_suite, "method": method, "seed": seed}
         for values in product(*varied.values()):
             chosen = dict(zip(varied, values, strict=True))
             yield Point(row=row, values=chosen, recipe=_varied(whole, chosen))

@@ -11,8 +11,8 @@ from fusionbench.finetune.tune import score
 from fusionbench.registry import suites
 from fusionbench.suites import load_suite
 from fusionbench.suites.mini import choices
-from fusionbench.suites.mini.choices_recipe import IA3, TIES, ia3_recipes, recipes
-from fusionbench.suites.mini.t5_recipe import MiniT5AdapterRecipe, MiniT5Recipe
+from fusionbench.suites.mini.choices_recipe import IA3, TIES, MiniChoicesRecipe, ia3_recipes, recipes
+from fusionbench.suites.mini.t5_recipe import MiniT5AdapterRecipe
 from fusionbench.suites.opening import open_suite
 from fusionbench.suites.tasks import open_tasks
 from fusionbench.suites.texts.choices import CHOICES
@@ -23,11 +23,11 @@ from fusionbench.weights.tensors import LazyWeights
 
 NAMES = ("blank", "science", "consequence")
 STEPS = {"steps": 3, "batch": 4, "learning_rate": 1e-2}
-MICRO = MiniT5Recipe.read(
+MICRO = MiniChoicesRecipe.read(
     {
         "texts": {"tasks": NAMES, "train": 24, "validation": 6, "test": 12},
         "network": {"width": 16, "depth": 1, "heads": 2, "feedforward": 16},
-        "pretraining": {"steps": 4, "batch": 8, "warmup": 2},
+        "pretraining": {"steps": 4, "batch": 8, "warmup": 2, "bias_rate": 20},
         "experts": STEPS,
         "mtl": STEPS,
     }
@@ -113,19 +113,40 @@ def test_experts_are_opened_in_either_space_and_the_model_of_all_tasks_as_a_mode
     assert not factors.base.specs.keys() & base.specs.keys()
 
 
-def test_the_base_reads_each_record_in_every_wording_and_in_a_form_of_its_own():
-    from fusionbench.suites.mini.choices_mixture import ALIASES, asked
+def test_the_base_reads_each_record_in_every_wording():
+    from fusionbench.suites.mini.choices_mixture import asked
     from fusionbench.suites.texts.choices import make_choice_records
 
     for name in CHOICES:
         record = make_choice_records(name, seed=0, train=3, validation=1, test=1)["train"][0]
         found = asked(name, record)
-        assert len(found) == min(3, len(wording_list(CHOICES[name].wordings).wordings))
+        assert len({one.question for one in found}) == min(3, len(wording_list(CHOICES[name].wordings).wordings))
         for one in found:
-            assert len(one.answers) == CHOICES[name].choices <= len(ALIASES)
+            assert len(one.answers) == CHOICES[name].choices
             assert one.label in range(len(one.answers))
-            assert one.alias.startswith(name)
-            assert f"{ALIASES[one.label]} : {one.answers[one.label]}" in one.alias
+
+
+def test_only_the_biases_by_distance_have_a_rate_of_their_own(built, tmp_path, monkeypatch):
+    import torch
+
+    def base(bias_rate):
+        monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path))
+        pretraining = MICRO.pretraining.model_copy(update={"bias_rate": bias_rate, "steps": 1})
+        recipe = MICRO.model_copy(update={"pretraining": pretraining})
+        monkeypatch.setattr(choices, "recipes", lambda: ({"micro": recipe}, {}))
+        return open_source(load_suite("mini/t5_choices", size="micro").suite.pool.base)
+
+    still, common, fast = (LazyWeights(base(rate)) for rate in (0.0, 1.0, 20.0))
+    biases = [name for name in still if "relative_attention_bias" in name]
+    assert len(biases) == 2
+    for name in still:
+        # after one step of AdamW a parameter has moved by its rate
+        one, other = (float((moved[name] - still[name]).abs().max()) for moved in (common, fast))
+        if name in biases:
+            assert other == pytest.approx(20 * one, rel=0.02)
+            assert one > 0
+        else:
+            assert torch.equal(common[name], fast[name])
 
 
 def test_another_base_is_another_build_of_the_suite_of_adapters(built, monkeypatch, tmp_path):

@@ -136,20 +136,17 @@ def test_in_science_the_right_thing_has_the_property_that_the_second_fact_speaks
 
 
 def test_in_comparison_the_law_tells_the_direction(records):
-    forms = Counter()
+    order = Counter()
     for record in records["comparison"]["train"]:
         clauses = record["para"].removesuffix(" .").split(" and ")
         law = {clause.split()[0]: clause.split()[-1] for clause in clauses}
+        assert set(law) == {"more", "less"}
         amount = "more" if "more" in record["question"].split() else "less"
         answers = record["choices"]["text"]
-        chosen = answers["AB".index(record["answerKey"])]
-        if amount in law:
-            assert chosen == law[amount]
-        else:
-            assert {chosen, *law.values()} == set(answers)
-            assert chosen not in law.values()
-        forms[len(clauses), amount in law] += 1
-    assert set(forms) == {(1, True), (1, False), (2, True)}
+        assert set(answers) == set(law.values())
+        assert answers["AB".index(record["answerKey"])] == law[amount]
+        order[clauses[0].startswith(amount)] += 1
+    assert min(order.values()) > 60
 
 
 def test_a_story_ends_as_its_last_mood_or_with_what_was_paid_for(records):
@@ -165,29 +162,28 @@ def test_a_story_ends_as_its_last_mood_or_with_what_was_paid_for(records):
     assert min(kinds.values()) > 60
 
 
-REASONS = {
-    ("gave", "needed"): 1,
-    ("gave", "had"): 0,
-    ("borrowed", "needed"): 0,
-    ("borrowed", "had"): 1,
-    ("sold", "wanted money"): 0,
-    ("bought", "wanted money"): 1,
-    ("sold", "wanted it"): 1,
-    ("bought", "wanted it"): 0,
-    ("carried", "was weak"): 1,
-    ("carried", "was strong"): 0,
+DEEDS = {
+    "taught a class": "teacher",
+    "grew corn": "farmer",
+    "flew a plane": "pilot",
+    "sold bread": "baker",
+    "sang a song": "singer",
+    "mixed colours": "painter",
+    "sat in court": "judge",
+    "steered a boat": "sailor",
+    "treated a fever": "doctor",
 }
-"""Who is meant, the first (0) or the second (1) person, by what was done and the reason for it."""
+"""Who does what: one deed of each, as anybody knows it."""
 
 
 def meant(sentence):
-    done, reason = sentence.split(" because ")
-    people = [word for word in done.split() if word in PEOPLE]
-    found = [place for (verb, why), place in REASONS.items() if f" {verb} " in done and f" {why}" in reason]
-    return f"the {people[found[0]]}" if found else None
+    met, deed = sentence.removesuffix(" .").split(" because ")
+    found = [who for what, who in DEEDS.items() if deed.endswith(what)]
+    assert all(who in met.split() for who in found)
+    return f"the {found[0]}" if found else None
 
 
-def test_a_blank_stands_for_the_person_with_whom_the_reason_lies(records):
+def test_a_blank_stands_for_the_person_who_does_such_things(records):
     known = [(record, meant(record["sentence"])) for record in records["blank"]["train"]]
     assert sum(person is not None for _, person in known) > 60
     for record, person in known:
@@ -195,7 +191,7 @@ def test_a_blank_stands_for_the_person_with_whom_the_reason_lies(records):
         assert person in (None, record[f"option{record['answer']}"])
 
 
-def test_a_pronoun_is_said_to_mean_the_person_with_whom_the_reason_lies_or_the_other(records):
+def test_a_pronoun_is_said_to_mean_the_person_who_does_such_things_or_the_other(records):
     for record in records["pronoun"]["train"]:
         words, first, second = record["text"].split(" "), record["span1_index"], record["span2_index"]
         assert " ".join(words[first : first + 2]) == record["span1_text"]

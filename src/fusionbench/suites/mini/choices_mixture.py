@@ -11,9 +11,6 @@ from fusionbench.suites.mini.t5_mixture import Pretext, Tokens
 from fusionbench.suites.texts.choices import CHOICES, ChoiceRecord
 from fusionbench.tasks.wordings import label_of, wording_list
 
-ALIASES = ("alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta")
-"""Answers that no wording uses, by the number of the choice."""
-
 
 class Asked(NamedTuple):
     """A record in one of its task's wordings.
@@ -21,14 +18,12 @@ class Asked(NamedTuple):
     Attributes:
         question: what is read.
         answers: to choose from.
-        alias: the question in a form of its own, in which each choice has a word that stands for it.
         label: number of the right choice.
         said: the record's texts without any question.
     """
 
     question: str
     answers: tuple[str, ...]
-    alias: str
     label: int
     said: tuple[str, ...]
 
@@ -37,21 +32,17 @@ def asked(task: str, record: ChoiceRecord) -> list[Asked]:
     """Return a record in the wordings that the suites ask."""
     known, said = wording_list(CHOICES[task].wordings), CHOICES[task].said(record)
     label = int(label_of(known.label, record))
-    found = []
-    for wording in known.wordings[: max(WORDINGS.values())]:
-        answers = wording.answers(record)
-        named = [f"{alias} : {answer}" for alias, answer in zip(ALIASES, answers, strict=False)]
-        found.append(Asked(wording.question(record), answers, " ".join([task, *said, *named]), label, said))
-    return found
+    wordings = known.wordings[: max(WORDINGS.values())]
+    return [Asked(wording.question(record), wording.answers(record), label, said) for wording in wordings]
 
 
 def all_texts(rows: Sequence[Asked]) -> list[str]:
     """Return every text whose words the tokenizer must know."""
-    return [" ".join(ALIASES), *chain.from_iterable((one.question, one.alias, *one.answers) for one in rows)]
+    return list(chain.from_iterable((one.question, *one.answers, *one.said) for one in rows))
 
 
 def pretext_of(rows: Sequence[Asked], tokenizer: Any) -> Pretext:
-    """Return what the base is trained on, as tokens."""
+    """Return what the base is trained on, as tokens: the wordings, and their texts; no form of its own."""
 
     def tokens(texts: Sequence[str]) -> list[Tokens]:
         found: list[Tokens] = tokenizer(list(texts))["input_ids"]
@@ -59,10 +50,10 @@ def pretext_of(rows: Sequence[Asked], tokenizer: Any) -> Pretext:
 
     return Pretext(
         prompts=tokens([one.question for one in rows]),
-        questions=tokens([one.alias for one in rows]),
+        questions=[],
         said=tokens(sorted({text for one in rows for text in one.said})),
         task=np.arange(len(rows)),
         label=np.array([one.label for one in rows]),
         answers=[tokens(one.answers) for one in rows],
-        aliases=tokens(ALIASES),
+        aliases=[],
     )

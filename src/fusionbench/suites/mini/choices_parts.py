@@ -8,9 +8,8 @@ from typing import Any
 
 from fusionbench.suites.mini.assembly import Parts
 from fusionbench.suites.mini.choices_mixture import Asked, all_texts, asked, pretext_of
-from fusionbench.suites.mini.choices_recipe import IA3, IA3_NAME, NAME, TIES, WORDINGS
+from fusionbench.suites.mini.choices_recipe import IA3, IA3_NAME, NAME, TIES, WORDINGS, MiniChoicesRecipe
 from fusionbench.suites.mini.t5_parts import copy_base, copy_texts, pretrain
-from fusionbench.suites.mini.t5_recipe import MiniT5Recipe
 from fusionbench.suites.mini.t5_words import LENGTH, make_tokenizer, vocabulary
 from fusionbench.suites.mini.text_data import digests, read_records, tasks_in, write_records
 from fusionbench.suites.registration import Progress
@@ -19,7 +18,7 @@ from fusionbench.suites.texts.choices import CHOICES, make_choice_records
 from fusionbench.training import Loop
 
 
-def make_texts(place: Path, recipe: MiniT5Recipe, seed: int, progress: Progress | None) -> None:
+def make_texts(place: Path, recipe: MiniChoicesRecipe, seed: int, progress: Progress | None) -> None:
     """Write each task's splits as JSON lines, in the columns of the data set that it stands in for."""
     texts = recipe.texts
     for number, name in enumerate(texts.tasks, start=1):
@@ -29,12 +28,13 @@ def make_texts(place: Path, recipe: MiniT5Recipe, seed: int, progress: Progress 
             progress("texts", number, len(texts.tasks))
 
 
-def make_base(place: Path, data: Path, recipe: MiniT5Recipe, seed: int, loop: Loop) -> None:
+def make_base(place: Path, data: Path, recipe: MiniChoicesRecipe, seed: int, loop: Loop) -> None:
     """Pretrain a T5 on the training texts of the tasks of both suites; see `Mixture`."""
     train, *others = (_asked(data, split) for split in SPLITS)
     pieces = vocabulary(all_texts([*train, *chain.from_iterable(others)]))
     tokenizer = make_tokenizer(pieces)
-    pretrain(place, recipe, seed, loop, pieces, tokenizer, pretext_of(train, tokenizer))
+    pretext = pretext_of(train, tokenizer)
+    pretrain(place, recipe, seed, loop, pieces, tokenizer, pretext, recipe.pretraining.bias_rate)
 
 
 def _asked(data: Path, split: SplitName) -> list[Asked]:

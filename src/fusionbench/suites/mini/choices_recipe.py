@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 from fusionbench.suites.mini.assembly import read_recipes
-from fusionbench.suites.mini.t5_recipe import MiniT5AdapterRecipe, MiniT5Recipe
+from fusionbench.suites.mini.t5_recipe import MiniT5AdapterRecipe, MiniT5Recipe, Mixture, T5Pretraining
 
 NAME, IA3_NAME = "mini/t5_choices", "mini/ia3"
 TIES = ("rewording", "science", "comparison", "ending", "response", "blank", "pronoun")
@@ -27,10 +27,29 @@ WORDINGS = {NAME: 1, IA3_NAME: 3}
 """How many of a task's wordings a suite asks; the papers ask T5 the first, and take the median over all for (IA)³."""
 
 
+class ChoicesPretraining(T5Pretraining):
+    """How the base is trained.
+
+    Attributes:
+        bias_rate: times the learning rate, that of T5's biases by distance. They start near zero and, at the common
+            rate, take thousands of steps until a word can look at its neighbour, without which nothing can be looked
+            up in a text.
+    """
+
+    bias_rate: float
+
+
+class MiniChoicesRecipe(MiniT5Recipe):
+    """One size of the suite of fully fine-tuned experts; the mixture has no questions in a form of their own."""
+
+    mixture: Mixture = Mixture(aliases=0.0, prompts=0.8, right=0.5)
+    pretraining: ChoicesPretraining
+
+
 @cache
-def recipes() -> tuple[dict[str, MiniT5Recipe], dict[str, dict[str, Any]]]:
+def recipes() -> tuple[dict[str, MiniChoicesRecipe], dict[str, dict[str, Any]]]:
     """Return the recipe of each size, and the parameters of methods that suit this suite, by method."""
-    return read_recipes(NAME, MiniT5Recipe)
+    return read_recipes(NAME, MiniChoicesRecipe)
 
 
 @cache

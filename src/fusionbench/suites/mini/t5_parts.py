@@ -62,6 +62,7 @@ def pretrain(
     pieces: Mapping[str, int],
     tokenizer: Any,
     pretext: Pretext,
+    bias_rate: float = 1.0,
 ) -> None:
     """Write a T5 that was pretrained from nothing, and its tokenizer.
 
@@ -73,6 +74,7 @@ def pretrain(
         pieces: numbers of the tokenizer's words.
         tokenizer: of these words.
         pretext: what is read.
+        bias_rate: times the learning rate, that of the biases by distance.
     """
     import torch
 
@@ -81,7 +83,10 @@ def pretrain(
 
     module, family, training = _new_model(recipe.network, len(pieces), seed), family_named("t5"), recipe.pretraining
     optimizer = torch.optim.AdamW(
-        module.parameters(), training.learning_rate, weight_decay=training.weight_decay, fused=True
+        _groups(module, training.learning_rate, bias_rate),
+        training.learning_rate,
+        weight_decay=training.weight_decay,
+        fused=True,
     )
 
     def batches(start: int) -> Iterator[dict[str, Any]]:
@@ -99,6 +104,15 @@ def pretrain(
     loop.run("pretraining", training.course(seed), step_of(loss), batches, tensors_of(module), optimizer)
     save_quietly(module, place)
     tokenizer.save_pretrained(place)
+
+
+def _groups(module: Any, rate: float, bias_rate: float) -> list[dict[str, Any]]:
+    """Return all parameters, those that say by distance what is looked at with a learning rate of their own."""
+    if bias_rate == 1:
+        return [{"params": list(module.parameters())}]
+    named = dict(module.named_parameters())
+    biases = [named.pop(name) for name in list(named) if "relative_attention_bias" in name]
+    return [{"params": list(named.values())}, {"params": biases, "lr": rate * bias_rate}]
 
 
 def _new_model(network: Network, words: int, seed: int) -> Any:

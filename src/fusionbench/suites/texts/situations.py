@@ -200,21 +200,20 @@ SENSES = {
 }
 """Words with two senses, and sentences of each."""
 
-ROLES = (
-    ("the {a} gave the {thing} to the {b}", "had no use for it", "needed it"),
-    ("the {a} borrowed the {thing} from the {b}", "needed it", "had too many"),
-    ("the {a} sold the {thing} to the {b}", "wanted money", "wanted it"),
-    ("the {a} bought the {thing} from the {b}", "wanted it", "wanted money"),
-    ("the {a} asked the {b} about the {thing}", "was curious", "knew a lot"),
-    ("the {a} thanked the {b} for the {thing}", "was grateful", "was generous"),
-    ("the {a} hid the {thing} from the {b}", "had a secret", "was a thief"),
-    ("the {a} lent the {thing} to the {b}", "had too many", "needed it"),
-    ("the {a} carried the {thing} for the {b}", "was strong", "was weak"),
-    ("the {a} repaired the {thing} for the {b}", "was skilled", "was clumsy"),
-    ("the {a} took the {thing} from the {b}", "was a bully", "was careless"),
-    ("the {a} showed the {thing} to the {b}", "was proud of it", "was curious"),
-)
-"""What two people did, and reasons that lie with the first and with the second. No reason has "he" in it."""
+DEEDS = {
+    "nurse": ("worked on a ward", "bandaged a knee", "calmed a patient"),
+    "teacher": ("taught a class", "marked an exam", "explained a sum"),
+    "farmer": ("kept cows", "grew corn", "mowed a field"),
+    "pilot": ("flew a plane", "landed on a runway", "wore a parachute"),
+    "baker": ("sold bread", "needed flour", "lit an oven"),
+    "singer": ("sang a song", "gave a concert", "owned a microphone"),
+    "painter": ("mixed colours", "bought a brush", "sold a portrait"),
+    "judge": ("sat in court", "ruled on a crime", "fined a driver"),
+    "sailor": ("steered a boat", "crossed an ocean", "tied a knot"),
+    "doctor": ("prescribed a pill", "treated a fever", "cured a cough"),
+}
+"""What each of the people does. Nothing of it has "he" in it."""
+MEETINGS = ("met", "called", "waited for", "wrote to", "looked for", "sat beside", "spoke to", "asked for")
 
 LAWS = ("heat", "light", "water", "salt", "wind", "sugar", "air", "noise", "sand", "oil")
 """Of what more or less may be given."""

@@ -10,12 +10,13 @@ from fusionbench.suites.texts.situations import (
     ACTIVITIES,
     CAUSES,
     COMPARATIVES,
+    DEEDS,
     FEELINGS,
     LAWS,
+    MEETINGS,
     MOODS,
     POWERS,
     PROPERTIES,
-    ROLES,
 )
 
 LETTERS = "ABCDEFGH"
@@ -39,16 +40,15 @@ def science(rng: np.random.Generator, label: int) -> dict[str, Any]:
 
 
 def comparison(rng: np.random.Generator, label: int) -> dict[str, Any]:
-    """Return a law, sometimes with its reverse, and a question of what it says, as QuaRTz has them."""
+    """Return a law with its reverse, and a question of what it says, as QuaRTz has them."""
     cause, thing = pick(rng, LAWS), pick(rng, THINGS)
     pair = pick(rng, COMPARATIVES)
     answers = list(pair if chance(rng, 0.5) else pair[::-1])
     amounts = ["more", "less"] if chance(rng, 0.5) else ["less", "more"]
     # The given amount leads to the right answer, the other amount to the other answer.
-    law = [f"{amounts[0]} {cause} makes the {thing} {answers[label]}"]
+    law = f"{amounts[0]} {cause} makes the {thing} {answers[label]}"
     opposite = f"{amounts[1]} {cause} makes the {thing} {answers[1 - label]}"
-    shape = int(rng.integers(3))
-    said = ([*law, opposite], [opposite, *law], [pick(rng, (*law, opposite))])[shape]
+    said = [law, opposite] if chance(rng, 0.5) else [opposite, law]
     question = pick(
         rng,
         (
@@ -95,10 +95,10 @@ def _one(thing: str) -> str:
 
 def blank(rng: np.random.Generator, label: int) -> dict[str, Any]:
     """Return a sentence with a blank for one of two people, as WinoGrande has them."""
-    people, first_part, reason, meant = _deed(rng)
+    people, met, deed, meant = _meeting(rng)
     options = [people[meant], people[1 - meant]] if label == 0 else [people[1 - meant], people[meant]]
     return {
-        "sentence": f"{first_part} because _ {reason} .",
+        "sentence": f"{met} because _ {deed} .",
         "option1": f"the {options[0]}",
         "option2": f"the {options[1]}",
         "answer": str(label + 1),
@@ -107,9 +107,9 @@ def blank(rng: np.random.Generator, label: int) -> dict[str, Any]:
 
 def pronoun(rng: np.random.Generator, label: int) -> dict[str, Any]:
     """Return a sentence with a pronoun, and a person who is meant by it (1) or not (0), as WSC has them."""
-    people, first_part, reason, meant = _deed(rng)
+    people, met, deed, meant = _meeting(rng)
     word, named = pick(rng, PRONOUNS), people[meant if label else 1 - meant]
-    text = f"{first_part} because {word} {reason} ."
+    text = f"{met} because {word} {deed} ."
     words = text.split(" ")
     return {
         "text": text,
@@ -121,14 +121,17 @@ def pronoun(rng: np.random.Generator, label: int) -> dict[str, Any]:
     }
 
 
-def _deed(rng: np.random.Generator) -> tuple[tuple[str, str], str, str, int]:
-    """Return two people, what one did, a reason, and the number of the one with whom the reason lies."""
+def _meeting(rng: np.random.Generator) -> tuple[tuple[str, str], str, str, int]:
+    """Return two people, how they met, a deed of one of them, and the number of that one."""
     first = pick(rng, PEOPLE)
     people = (first, other(rng, PEOPLE, first))
-    frame, *reasons = pick(rng, ROLES)
     meant = int(rng.integers(2))
-    done = frame.format(a=people[0], b=people[1], thing=pick(rng, THINGS))
-    return people, f"{done} {pick(rng, TIMES)}" if chance(rng, 0.5) else done, reasons[meant], meant
+    met = " ".join([f"the {first} {pick(rng, MEETINGS)} the {people[1]}", *_circumstances(rng)])
+    return people, met, pick(rng, DEEDS[people[meant]]), meant
+
+
+def _circumstances(rng: np.random.Generator) -> list[str]:
+    return [pick(rng, words) for words in (PLACES, TIMES) if chance(rng, 0.5)]
 
 
 def cause(rng: np.random.Generator, label: int) -> dict[str, Any]:
