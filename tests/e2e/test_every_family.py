@@ -16,7 +16,9 @@ SUITES = {
     "causal_lm": "mini/causal_lm",
     "scene": "mini/scene",
 }
-ADAPTERS = {"t5 with adapters": "mini/t5_lora"}
+MORE = {"t5 with LoRA": "mini/t5_lora", "t5 with choices": "mini/t5_choices", "t5 with (IA)³": "mini/ia3"}
+SPACE = {"mini/ia3": ["space=adapter"]}
+"""What a suite asks for beside a method."""
 MERGES = ("simple_average", "task_arithmetic", "ties")
 WITHOUT = {"open_clip"}
 """Families whose models are the papers' alone."""
@@ -28,13 +30,14 @@ def test_every_family_has_a_suite_that_needs_no_network() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", [*SUITES, *ADAPTERS])
+@pytest.mark.parametrize("family", [*SUITES, *MORE])
 def test_every_merge_runs_and_lies_between_what_it_is_held_against(family: str, fusionbench, tmp_path: Path) -> None:
-    suite = (SUITES | ADAPTERS)[family]
+    suite = (SUITES | MORE)[family]
     normalized = {}
     for method in ("pretrained", "individual", "traditional_mtl", *MERGES):
         out = tmp_path / method
-        done = fusionbench("run", f"suite={suite}", "suite.size=tiny", f"method={method}", "--out", out)
+        asked = (f"suite={suite}", "suite.size=tiny", f"method={method}", *SPACE.get(suite, []))
+        done = fusionbench("run", *asked, "--out", out)
         assert done.returncode == 0, done.stderr
         report = json.loads((out / "report.json").read_text())
         normalized[method] = report["variants"][0]["normalized"]

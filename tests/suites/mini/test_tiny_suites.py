@@ -12,7 +12,12 @@ from fusionbench.suites import load_suite
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "tasks", "gain"),
-    [("mini/t5", None, 0.1), ("mini/causal_lm", ("categories", "arithmetic", "sentiment"), 0.2)],
+    [
+        ("mini/t5", None, 0.1),
+        ("mini/t5_choices", None, 0.1),
+        ("mini/ia3", None, 0.05),
+        ("mini/causal_lm", ("categories", "arithmetic", "sentiment"), 0.2),
+    ],
 )
 def test_experts_of_tiny_know_their_tasks_better_than_the_base(name, tasks, gain, tmp_path, monkeypatch):
     monkeypatch.setenv("FUSIONBENCH_CACHE", str(tmp_path))
