@@ -59,3 +59,24 @@ def test_an_experiment_wins_over_a_folder_of_its_name(said, tmp_path, monkeypatc
     (tmp_path / "cosine-clip-b32").mkdir()
     out = said("reproduce", "cosine-clip-b32", "--suite", "mini", "--dry-run")
     assert "mini/clip" in out
+
+
+def test_a_row_that_failed_is_an_error_with_its_label_and_one_that_nobody_can_run_is_not(tmp_path, monkeypatch, capsys):
+    from fusionbench.experiments import reproduce
+    from fusionbench.experiments.model import load_experiment
+
+    experiment = load_experiment("re-ties-ia3")
+    (fisher,) = (row for row in experiment.rows if row.no_stand_in)
+    answer = reproduce.Answer(
+        experiment, "mini", None, (0,), failed={"fisher": fisher.no_stand_in, "ties 1.0": "The disk is full."}
+    )
+    monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: answer)
+    monkeypatch.setattr(
+        "sys.argv", ["fusionbench", "reproduce", experiment.name, "--suite", "mini", "--out", str(tmp_path)]
+    )
+    with pytest.raises(SystemExit):
+        main()
+    told = capsys.readouterr().err.splitlines()
+    assert "error: ties 1.0: The disk is full." in told
+    assert f"note: fisher: {fisher.no_stand_in}" in told
+    assert not any(line.startswith("error: fisher") for line in told)

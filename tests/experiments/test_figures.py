@@ -102,7 +102,7 @@ def test_scores_divided_by_those_of_single_models_have_a_panel_of_their_own():
     assert [list(drawn.get_ydata()) for drawn in absolute.lines] == [[80.0, 70.0], [80.0, 63.0]]
     assert [list(drawn.get_ydata()) for drawn in shares.lines] == [[100.0, 91.0]]
     assert (absolute.get_ylabel(), shares.get_ylabel()) == ("average (%)", "normalized average (%)")
-    assert shares.get_title("left") == "on mini/t5_choices, divided by individual"
+    assert shares.get_title("left") == "on mini/gpt2, divided by individual"
     assert shares.get_xlabel() == "number of merged experts"
     # A method keeps its colour from panel to panel.
     assert shares.lines[0].get_color() == absolute.lines[1].get_color()
