@@ -22,7 +22,7 @@ def write_record(path: Path, values: dict[str, Any], arguments: Sequence[str] | 
     """
     record = {
         "command": " ".join(["python", *map(_relative, [sys.argv[0], *(arguments or sys.argv[1:])])]),
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(UTC).date().isoformat(),
         "machine": machine(),
         "values": values,
@@ -55,6 +55,7 @@ def _relative(argument: str) -> str:
     return f"{flag}={short}" if equals else short
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Return the short name of the commit that is measured."""
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"

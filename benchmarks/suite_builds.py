@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from measure import Figures, measure
-from record import write_record
+from record import commit, write_record
 
 RESULTS = Path(__file__).resolve().parents[1] / "docs" / "results"
 SUITES = ("image", "scene", "t5", "t5_lora", "t5_choices", "ia3", "causal_lm", "encoder", "gpt2", "clip")
@@ -38,7 +38,7 @@ def main() -> None:
     options = parser.parse_args()
     path = RESULTS / f"suite-builds-{options.size}.json"
     for suite in options.suites.split(","):
-        found = {**timed(suite, options.size, options.seed, options.cache), "beside": options.beside}
+        found = {**timed(suite, options.size, options.seed, options.cache), "beside": options.beside, "commit": commit()}
         print(suite, found, flush=True)
         values = json.loads(path.read_text())["values"] if path.exists() else {}
         whole = ["--size", options.size, "--seed", str(options.seed)]

@@ -23,4 +23,5 @@ def build_times(size: str) -> str:
     beside = sorted({of["beside"] for of in record["values"].values() if of["beside"]})
     about = f"Size `{size}`, whole processes, from an empty cache; memory of the starting process."
     busy = [f"Other work ran at the same time ({'; '.join(beside)})."] if beside else []
-    return "\n".join([*lines, "", " ".join([about, *busy, origin(record)])])
+    commits = dict.fromkeys(of["commit"] for of in record["values"].values())
+    return "\n".join([*lines, "", " ".join([about, *busy, origin({**record, "commit": ", ".join(commits)})])])

@@ -146,7 +146,7 @@ def claim_lines(experiment: Experiment) -> list[str]:
 
 
 def varied_lines(experiment: Experiment) -> list[str]:
-    """Return what varies, what values are divided by, and what holds of all recipes on the papers' suite."""
+    """Return what varies, what values are divided by, and what holds of all recipes."""
     said = [f"In all rows: {_code(experiment.settings)}."] if experiment.settings else []
     if experiment.relative_to is not None:
         said.append(f"Values are also divided by those of *{experiment.relative_to}*, task by task.")

@@ -61,22 +61,24 @@ def test_an_experiment_wins_over_a_folder_of_its_name(said, tmp_path, monkeypatc
     assert "mini/clip" in out
 
 
-def test_a_row_that_failed_is_an_error_with_its_label_and_one_that_nobody_can_run_is_not(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(("suite", "known"), [("paper", True), ("mini", False)])
+def test_a_row_that_failed_is_an_error_with_its_label_and_one_that_nobody_can_run_is_not(
+    suite, known, tmp_path, monkeypatch, capsys
+):
     from fusionbench.experiments import reproduce
     from fusionbench.experiments.model import load_experiment
 
-    experiment = load_experiment("re-ties-ia3")
-    (fisher,) = (row for row in experiment.rows if row.no_stand_in)
+    experiment = load_experiment("multi-task-clip-b32")
+    row, *_ = (row for row in experiment.rows if row.unavailable and not row.no_stand_in)
     answer = reproduce.Answer(
-        experiment, "mini", None, (0,), failed={"fisher": fisher.no_stand_in, "ties 1.0": "The disk is full."}
+        experiment, suite, None, (0,), failed={row.label: row.unavailable, "ties": "The disk is full."}
     )
     monkeypatch.setattr(reproduce, "reproduce", lambda *_, **__: answer)
-    monkeypatch.setattr(
-        "sys.argv", ["fusionbench", "reproduce", experiment.name, "--suite", "mini", "--out", str(tmp_path)]
-    )
-    with pytest.raises(SystemExit):
+    command = ["fusionbench", "reproduce", experiment.name, "--suite", suite, "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as exited:
         main()
+    assert not exited.value.code
     told = capsys.readouterr().err.splitlines()
-    assert "error: ties 1.0: The disk is full." in told
-    assert f"note: fisher: {fisher.no_stand_in}" in told
-    assert not any(line.startswith("error: fisher") for line in told)
+    assert "error: ties: The disk is full." in told
+    assert any(line.startswith(f"{'note' if known else 'error'}: {row.label}: ") for line in told)

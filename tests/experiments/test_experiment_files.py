@@ -84,6 +84,13 @@ def test_adapters_of_t0_and_of_the_stand_in_are_merged_in_their_own_space():
     assert unavailable == {row.label for row in experiment.rows if row.no_stand_in} == {"fisher"}
 
 
+def test_a_rows_own_setting_wins_over_that_of_all_rows():
+    experiment = load_experiment("re-ties-ia3")
+    own = experiment.rows[2].model_copy(update={"settings": {"space": "dense"}})
+    changed = experiment.model_copy(update={"rows": (experiment.rows[2], own)})
+    assert [point.load().space for point in points(changed, stand_in=True)] == ["adapter", "dense"]
+
+
 def test_three_ways_of_tuning_run_the_same_methods():
     experiment = load_experiment("tuning-strategies-clip-b16")
     kinds: dict[str, list] = {}

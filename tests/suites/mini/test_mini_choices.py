@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fusionbench.errors import ConfigError
@@ -11,7 +12,7 @@ from fusionbench.finetune.tune import score
 from fusionbench.registry import suites
 from fusionbench.suites import load_suite
 from fusionbench.suites.mini import choices
-from fusionbench.suites.mini.choices_recipe import IA3, TIES, MiniChoicesRecipe, ia3_recipes, recipes
+from fusionbench.suites.mini.choices_recipe import IA3, TIES, ChoicesMixture, MiniChoicesRecipe, ia3_recipes, recipes
 from fusionbench.suites.mini.t5_recipe import MiniT5AdapterRecipe
 from fusionbench.suites.opening import open_suite
 from fusionbench.suites.tasks import open_tasks
@@ -121,12 +122,43 @@ def test_the_base_reads_each_record_in_every_wording():
         record = make_choice_records(name, seed=0, train=3, validation=1, test=1)["train"][0]
         found = asked(name, record)
         assert len({one.question for one in found}) == min(3, len(wording_list(CHOICES[name].wordings).wordings))
-        for one in found:
-            assert len(one.answers) == CHOICES[name].choices
-            assert one.label in range(len(one.answers))
+        assert all(len(one.answers) == CHOICES[name].choices for one in found)
 
 
-def test_only_the_biases_by_distance_have_a_rate_of_their_own(built, tmp_path, monkeypatch):
+def test_the_base_is_taught_the_right_answers_of_the_wordings_and_the_texts_by_themselves():
+    from fusionbench.suites.mini.choices_mixture import all_texts, asked, pretext_of
+    from fusionbench.suites.texts.choices import make_choice_records
+
+    records = make_choice_records("science", seed=0, train=24, validation=1, test=1)["train"]
+    rows = [one for record in records for one in asked("science", record)]
+    texts = all_texts(rows)
+    numbers: dict[str, int] = {}
+
+    def tokenizer(batch):
+        return {"input_ids": [[numbers.setdefault(word, len(numbers)) for word in text.split()] for text in batch]}
+
+    pretext = pretext_of(rows, tokenizer)
+    known = len(numbers)
+    tokenizer(texts)
+    assert len(numbers) == known  # the tokenizer's words are those that the base reads and writes
+    words = {number: word for word, number in numbers.items()}
+    mixture = ChoicesMixture(prompts=1.0, right=1.0)
+    wordings = len(rows) // len(records)
+    for example in pretext.draw(np.random.default_rng(0), 60, mixture, 10**6):
+        record = records[pretext.prompts.index(example["input_ids"]) // wordings]
+        written = " ".join(words[number] for number in example["label"])
+        assert written == record["choices"]["text"]["ABCDEFGH".index(record["answerKey"])]
+    said = {" ".join(words[number] for number in text) for text in pretext.said}
+    assert said == {record[column] for record in records for column in ("fact1", "fact2", "question")}
+
+
+def test_the_mixture_has_no_questions_in_a_form_of_their_own():
+    assert (ChoicesMixture().prompts, ChoicesMixture().right) == (0.8, 0.5)
+    with pytest.raises(ConfigError, match="aliases"):
+        MiniChoicesRecipe.read({**MICRO.model_dump(), "mixture": {"aliases": 0.2}})
+
+
+def test_only_the_biases_by_distance_have_a_rate_of_their_own(tmp_path, monkeypatch):
     import torch
 
     def base(bias_rate):

@@ -4,7 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from fusionbench.suites.texts import SPLITS
+from fusionbench.suites.texts import SPLITS, situations
 from fusionbench.suites.texts.choices import CHOICES, make_choice_records
 from fusionbench.suites.texts.lexicon import KIND_OF, PEOPLE
 from fusionbench.tasks.wordings import label_of, wording_list
@@ -163,6 +163,7 @@ def test_a_story_ends_as_its_last_mood_or_with_what_was_paid_for(records):
 
 
 DEEDS = {
+    "bandaged a knee": "nurse",
     "taught a class": "teacher",
     "grew corn": "farmer",
     "flew a plane": "pilot",
@@ -181,6 +182,29 @@ def meant(sentence):
     found = [who for what, who in DEEDS.items() if deed.endswith(what)]
     assert all(who in met.split() for who in found)
     return f"the {found[0]}" if found else None
+
+
+def test_everybody_has_deeds_of_their_own_that_no_pronoun_is_part_of():
+    deeds = [deed for of_one in situations.DEEDS.values() for deed in of_one]
+    assert set(situations.DEEDS) == set(PEOPLE)
+    assert len(set(deeds)) == len(deeds) == 30
+    assert not any("he" in deed for deed in deeds)
+
+
+@pytest.mark.parametrize("name", ["blank", "pronoun"])
+def test_who_does_it_is_the_first_as_often_as_the_second_in_many_circumstances(records, name):
+    first, told, words = 0, 0, Counter()
+    for record in records[name]["train"]:
+        text = record["sentence"] if name == "blank" else record["text"]
+        person = meant(text)
+        people = [f"the {word}" for word in text.split() if word in PEOPLE]
+        first, told = first + (person == people[0]), told + (person is not None)
+        words.update(text.split())
+    assert told > 60
+    assert 0.3 < first / told < 0.7
+    # places, times, ways to meet, and both pronouns
+    assert {"garden", "market", "monday", "lunch", "met", "called", "wrote", "sat"} <= set(words)
+    assert name == "blank" or min(words["he"], words["she"]) > 60
 
 
 def test_a_blank_stands_for_the_person_who_does_such_things(records):

@@ -3,6 +3,8 @@
 from functools import cache
 from typing import Any
 
+from pydantic import Field
+
 from fusionbench.suites.mini.assembly import read_recipes
 from fusionbench.suites.mini.t5_recipe import MiniT5AdapterRecipe, MiniT5Recipe, Mixture, T5Pretraining
 
@@ -27,6 +29,14 @@ WORDINGS = {NAME: 1, IA3_NAME: 3}
 """How many of a task's wordings a suite asks; the papers ask T5 the first, and take the median over all for (IA)³."""
 
 
+class ChoicesMixture(Mixture):
+    """What the base reads: wordings and span corruption, no questions in a form of their own."""
+
+    aliases: float = Field(default=0.0, le=0.0)
+    prompts: float = 0.8
+    right: float = 0.5
+
+
 class ChoicesPretraining(T5Pretraining):
     """How the base is trained.
 
@@ -40,9 +50,9 @@ class ChoicesPretraining(T5Pretraining):
 
 
 class MiniChoicesRecipe(MiniT5Recipe):
-    """One size of the suite of fully fine-tuned experts; the mixture has no questions in a form of their own."""
+    """One size of the suite of fully fine-tuned experts."""
 
-    mixture: Mixture = Mixture(aliases=0.0, prompts=0.8, right=0.5)
+    mixture: ChoicesMixture = ChoicesMixture()
     pretraining: ChoicesPretraining
 
 

@@ -55,12 +55,12 @@ class Pretext:
 
     Attributes:
         prompts: of each example, the papers' prompt.
-        questions: of each, the question in T5's own form.
+        questions: of each, the question in T5's own form; empty where the mixture has no share of them.
         said: texts without any question, which span corruption is for.
         task: of each example, the number of its list of answers: its task's, or its own.
         label: of each, its label.
         answers: of each list, by label, what the prompt's answer is.
-        aliases: by label, what the other answer is.
+        aliases: by label, what the other answer is; empty as the questions.
     """
 
     prompts: list[Tokens]

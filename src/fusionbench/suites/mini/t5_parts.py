@@ -109,6 +109,7 @@ def pretrain(
 def _groups(module: Any, rate: float, bias_rate: float) -> list[dict[str, Any]]:
     """Return all parameters, those that say by distance what is looked at with a learning rate of their own."""
     if bias_rate == 1:
+        # The order of parameters decides the last bits of a clipped gradient, and so of what was built before.
         return [{"params": list(module.parameters())}]
     named = dict(module.named_parameters())
     biases = [named.pop(name) for name in list(named) if "relative_attention_bias" in name]

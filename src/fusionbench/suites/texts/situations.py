@@ -212,7 +212,7 @@ DEEDS = {
     "sailor": ("steered a boat", "crossed an ocean", "tied a knot"),
     "doctor": ("prescribed a pill", "treated a fever", "cured a cough"),
 }
-"""What each of the people does. Nothing of it has "he" in it."""
+"""What each of the people does, and nobody else in these texts. Nothing of it has "he" in it."""
 MEETINGS = ("met", "called", "waited for", "wrote to", "looked for", "sat beside", "spoke to", "asked for")
 
 LAWS = ("heat", "light", "water", "salt", "wind", "sugar", "air", "noise", "sand", "oil")

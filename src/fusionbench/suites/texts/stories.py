@@ -1,4 +1,4 @@
-"""Questions whose answers stand in them: which ending, which cause, who is meant, what follows from a law?"""
+"""Questions with answers to choose from: which ending, which cause, who does such things, what follows from a law?"""
 
 from typing import Any
 
