@@ -149,6 +149,7 @@ def test_the_base_is_taught_the_right_answers_of_the_wordings_and_the_texts_by_t
         written = " ".join(words[number] for number in example["label"])
         assert written == record["choices"]["text"]["ABCDEFGH".index(record["answerKey"])]
     said = {" ".join(words[number] for number in text) for text in pretext.said}
+    assert said <= set(texts)
     assert said == {record[column] for record in records for column in ("fact1", "fact2", "question")}
 
 

@@ -146,7 +146,7 @@ def test_in_comparison_the_law_tells_the_direction(records):
         assert set(answers) == set(law.values())
         assert answers["AB".index(record["answerKey"])] == law[amount]
         order[clauses[0].startswith(amount)] += 1
-    assert min(order.values()) > 60
+    assert min(order[True], order[False]) > 60
 
 
 def test_a_story_ends_as_its_last_mood_or_with_what_was_paid_for(records):
@@ -159,7 +159,7 @@ def test_a_story_ends_as_its_last_mood_or_with_what_was_paid_for(records):
         else:
             assert any(word in chosen for word in ("smiled", "danced", "laughed")) == (last in good)
         kinds["paid" in record["input_sentence_4"]] += 1
-    assert min(kinds.values()) > 60
+    assert min(kinds[True], kinds[False]) > 60
 
 
 DEEDS = {
