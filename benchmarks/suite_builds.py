@@ -38,7 +38,11 @@ def main() -> None:
     options = parser.parse_args()
     path = RESULTS / f"suite-builds-{options.size}.json"
     for suite in options.suites.split(","):
-        found = {**timed(suite, options.size, options.seed, options.cache), "beside": options.beside, "commit": commit()}
+        found = {
+            **timed(suite, options.size, options.seed, options.cache),
+            "beside": options.beside,
+            "commit": commit(),
+        }
         print(suite, found, flush=True)
         values = json.loads(path.read_text())["values"] if path.exists() else {}
         whole = ["--size", options.size, "--seed", str(options.seed)]
