@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fusionbench.config import Recipe
-    from fusionbench.merge import Progress
+    from fusionbench.merge import Pool, Progress
     from fusionbench.report.analysis import Square
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -134,11 +134,9 @@ def _learned(what: Analysis, folders: list[str], examples: int, advance: "Progre
 
 def _measure(what: Analysis, recipe: "Recipe", rank: int, advance: "Progress") -> dict[str, "Square"]:
     """Return the matrices of an analysis that reads files alone."""
-    from fusionbench.merge import open_pool
     from fusionbench.report.analysis import geometry, overlap
-    from fusionbench.run import resolve
 
-    pool = open_pool(recipe) if recipe.suite is None else resolve(recipe, advance).pool
+    pool = _opened(recipe, advance)
     if what is Analysis.overlap:
         return {"overlap": overlap(pool, rank, advance).mean}
     found = geometry(pool, advance)
@@ -147,6 +145,20 @@ def _measure(what: Analysis, recipe: "Recipe", rank: int, advance: "Progress") -
     if what is Analysis.norms:
         return {"norms": found.norms()}
     return {"conflicts": found.conflicts(), "cancelled": found.cancelled()}
+
+
+def _opened(recipe: "Recipe", advance: "Progress") -> "Pool":
+    """Return the models that a recipe names, or their adapters by themselves with space=adapter."""
+    from fusionbench.merge import open_pool
+    from fusionbench.run import resolve
+    from fusionbench.suites.opening import open_models
+
+    if recipe.suite is None:
+        return open_pool(recipe)
+    setting = resolve(recipe, advance)
+    if recipe.space != "adapter" or setting.suite is None:
+        return setting.pool
+    return open_models(setting.suite.suite.pool, "adapter")
 
 
 def _probe(what: Analysis, recipe: "Recipe", out: Path, between: str, points: int, advance: "Progress") -> "Square":

@@ -114,6 +114,26 @@ def test_experts_are_opened_in_either_space_and_the_model_of_all_tasks_as_a_mode
     assert not factors.base.specs.keys() & base.specs.keys()
 
 
+def test_cosines_in_adapter_space_are_those_of_the_vectors_around_ones(built, monkeypatch, tmp_path):
+    from fusionbench.cli import main
+
+    suite = folder_of(built["mini/ia3"]) / "suite.yaml"
+    command = ["fusionbench", "analyze", "cosine", f"suite={suite}", "space=adapter", "--out", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as exited:
+        main()
+    assert not exited.value.code
+    deltas = []
+    for expert in built["mini/ia3"].suite.pool.experts.values():
+        factors = LazyWeights(open_adapter_tensors(expert.adapter))
+        delta = np.concatenate([factors[name].numpy().ravel() - 1 for name in sorted(factors)])
+        deltas.append(delta / np.linalg.norm(delta))
+    header, *rows = (line.split(",") for line in (tmp_path / "cosine.csv").read_text().splitlines())
+    assert header[1:] == [name for name, *_ in rows] == list(built["mini/ia3"].suite.pool.experts)
+    found = np.array([[float(value) for value in row[1:]] for row in rows])
+    assert found == pytest.approx(np.array(deltas) @ np.array(deltas).T, abs=1e-4)
+
+
 def test_the_base_reads_each_record_in_every_wording():
     from fusionbench.suites.mini.choices_mixture import asked
     from fusionbench.suites.texts.choices import make_choice_records
